@@ -1,0 +1,2 @@
+// Package runtime is an OCI runtime (runtime-spec 1.3).
+package runtime
