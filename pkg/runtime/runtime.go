@@ -1,2 +1,42 @@
-// Package runtime is an OCI runtime (runtime-spec 1.3).
+// Package runtime is an OCI runtime (runtime-spec 1.3) over the primitives of
+// pkg/linux.
 package runtime
+
+import (
+	"os"
+
+	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
+)
+
+// Runtime creates and runs containers. Its state lives under Root, one folder
+// per container.
+type Runtime struct {
+	Root  string          // normally under /run: a reboot ends all containers
+	Trace *explain.Tracer // may be nil
+	// Warn is told, in one sentence each, what the host lacks and what that
+	// means for the container. May be nil.
+	Warn func(string)
+}
+
+// IO is what a process gets as its standard streams. For a terminal
+// (process.terminal) the three files are ignored and the pty's master is sent,
+// as one SCM_RIGHTS message, over the connected unix socket Console.
+type IO struct {
+	Stdin, Stdout, Stderr *os.File
+	Console               *os.File
+	Extra                 []*os.File // fds 3, 4, …: --preserve-fds
+}
+
+// CreateOptions are the choices of `create` that config.json does not hold.
+type CreateOptions struct {
+	Bundle       string // folder with config.json
+	IO           IO
+	PIDFile      string
+	NoPivot      bool
+	NoNewKeyring bool
+}
+
+// Process is a process that this process has started, and its parent.
+type Process struct {
+	PID int // in the caller's PID namespace
+}
