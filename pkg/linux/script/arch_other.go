@@ -1,0 +1,9 @@
+//go:build !amd64
+
+package script
+
+// Elsewhere there is no interpreter yet, and a script does not start.
+const (
+	interpreter = ""
+	elfMachine  = 0
+)
