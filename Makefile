@@ -1,0 +1,54 @@
+# The two commands of the README are `make up` and `make test`.
+
+# One flavour of build everywhere, so that nothing is compiled twice: without
+# cgo, which also spares a fresh machine a C compiler.
+export CGO_ENABLED := 0
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+GOBUILD := go build -trimpath -buildvcs=false
+SUDO    := $(if $(filter-out 0,$(shell id -u)),sudo)
+EMBED   := pkg/embedded/files
+
+# Packages that are tested in the virtual machine as well: those that talk to
+# the kernel, and the commands' own tests.
+VM_PACKAGES := ./pkg/linux/...,./pkg/runtime/...,./pkg/engine/...,./cmd/...
+
+.PHONY: build assets up test bench conformance lint clean setup setup-test
+
+build: assets
+	@$(GOBUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/sandbox ./cmd/sandbox
+
+# What `sandbox` carries inside. go build leaves an up-to-date file alone.
+assets: bin/sandbox-runtime $(EMBED)/toolbox.tar.gz
+
+.PHONY: bin/sandbox-runtime
+bin/sandbox-runtime:
+	@$(GOBUILD) -ldflags '-s -w' -o $@ ./cmd/sandbox-runtime
+	@cmp -s $@ $(EMBED)/$(@F) || cp $@ $(EMBED)/
+
+$(EMBED)/toolbox.tar.gz: scripts/build-toolbox $(shell find images/toolbox -type f 2>/dev/null)
+	@scripts/build-toolbox $@
+
+setup:
+	@scripts/setup-host
+setup-test:
+	@scripts/setup-host --test
+
+up: setup build
+	@$(SUDO) bin/sandbox up
+
+test: setup-test build
+	@go vet ./...
+	@go run ./scripts/test -vm $(VM_PACKAGES) $(if $(RUN),-run '$(RUN)') ./...
+
+# The OCI's own tests of a runtime, ours beside runc and crun.
+conformance: setup-test bin/sandbox-runtime
+	@scripts/conformance
+
+bench: setup-test build
+	@scripts/bench
+
+lint:
+	@scripts/lint
+
+clean:
+	rm -rf bin $(EMBED)/sandbox-runtime $(EMBED)/toolbox.tar.gz

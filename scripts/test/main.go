@@ -1,0 +1,105 @@
+// Command test runs the tests of the given packages here and, at the same
+// time, those of -vm in the virtual machine of scripts/vm-test. It ends with the
+// list of tests that ran nowhere, and why, and one line of totals.
+//
+//	go run ./scripts/test -vm ./pkg/linux/...,./pkg/runtime/... ./...
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+func main() {
+	vm := flag.String("vm", "", "packages, separated by commas, to test in the virtual machine as well")
+	run := flag.String("run", "", "run only tests that match this regular expression, as go test's -run")
+	sudo := flag.Bool("sudo", os.Geteuid() != 0, "run the host's tests as root, by sudo")
+	timeout := flag.Duration("timeout", 10*time.Minute, "limit for each package here, and for the whole of the virtual machine")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	// One package at a time: they share the kernel's one set of names. The
+	// virtual machine keeps another processor busy.
+	host := []string{"go", "test", "-json", "-count=1", "-vet=off", "-p=1", "-timeout", timeout.String()}
+	guest := []string{"scripts/vm-test", "-t", fmt.Sprint(int(timeout.Seconds())), "--json", "--packages"}
+	guest = append(guest, strings.FieldsFunc(*vm, func(r rune) bool { return r == ',' })...)
+	if *sudo {
+		host = append(host, "-exec", "sudo --preserve-env=PATH")
+	}
+	if *run != "" {
+		host = append(host, "-run", *run)
+		guest = append(guest, "--", "-test.run="+*run)
+	}
+	host = append(host, flag.Args()...)
+
+	start := time.Now()
+	r := &report{out: os.Stdout, tests: map[test]*outcome{}, output: map[string]*strings.Builder{}}
+	var wg sync.WaitGroup
+	wg.Go(func() { r.command(ctx, "host", host) })
+	if *vm != "" {
+		wg.Go(func() { r.command(ctx, "vm", guest) })
+	}
+	wg.Wait()
+	fmt.Printf("\n%.0f s\n", time.Since(start).Seconds())
+	if !r.summary() {
+		os.Exit(1)
+	}
+}
+
+// command runs one stream of test events to its end.
+func (r *report) command(ctx context.Context, where string, argv []string) {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	// An interrupt lets go test and vm-test end what they started.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 20 * time.Second
+	cmd.Stderr = os.Stderr
+	events, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		r.broken(where, err)
+		return
+	}
+	failed, err := r.read(where, events)
+	if err != nil {
+		r.broken(where, fmt.Errorf("read its events: %w", err))
+		_, _ = io.Copy(io.Discard, events)
+	}
+	// A status other than zero is explained by a failed test, or it is a
+	// failure of its own: a timeout, a machine that did not boot.
+	if err := cmd.Wait(); err != nil && !failed {
+		r.broken(where, fmt.Errorf("%s: %w", argv[0], err))
+	}
+}
+
+// event is a line of `go test -json`; see `go doc test2json`.
+type event struct {
+	Action, Package, ImportPath, Test, Output string
+	Elapsed                                   float64 // seconds
+}
+
+// read consumes events and reports whether one of them was a failure.
+func (r *report) read(where string, events io.Reader) (failed bool, err error) {
+	d := json.NewDecoder(events)
+	for {
+		var e event
+		if err := d.Decode(&e); err == io.EOF {
+			return failed, nil
+		} else if err != nil {
+			return failed, err
+		}
+		failed = r.add(where, e) || failed
+	}
+}

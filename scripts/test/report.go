@@ -1,0 +1,180 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// test names a test, or with an empty name a package.
+type test struct{ pkg, name string }
+
+// outcome is what became of a test in all the places where it ran.
+type outcome struct {
+	passed, failed, skipped bool
+	reason                  string // of the skip
+}
+
+// report gathers the events of several streams.
+type report struct {
+	mu     sync.Mutex
+	out    io.Writer
+	tests  map[test]*outcome
+	output map[string]*strings.Builder // by place, package and test, while it runs
+	errors int                         // what failed and is not a test
+}
+
+// add takes in one event, prints what is worth showing at once (packages that
+// ended, the output of failures), and reports whether it was a failure.
+func (r *report) add(where string, e event) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	id := test{e.Package, e.Test}
+	key := where + "\x00" + e.Package + "\x00" + e.Test
+	switch e.Action {
+	case "output":
+		r.buffer(key).WriteString(e.Output)
+		return false
+	case "build-output":
+		fmt.Fprint(r.out, e.Output)
+		return false
+	case "build-fail":
+		r.errors++
+		fmt.Fprintf(r.out, "FAIL  %-4s  %s does not build\n", where, e.ImportPath)
+		return true
+	case "pass", "fail", "skip":
+	default: // start, run, pause, cont, bench
+		return false
+	}
+
+	text := r.buffer(key).String()
+	delete(r.output, key)
+	if e.Test == "" {
+		r.pkg(where, e, text)
+		return e.Action == "fail"
+	}
+	o := r.tests[id]
+	if o == nil {
+		o = &outcome{}
+		r.tests[id] = o
+	}
+	switch e.Action {
+	case "pass":
+		o.passed = true
+	case "skip":
+		o.skipped = true
+		o.reason = skipReason(text)
+	case "fail":
+		o.failed = true
+		fmt.Fprintf(r.out, "FAIL  %-4s  %s %s\n%s", where, e.Package, e.Test, indent(text))
+		return true
+	}
+	return false
+}
+
+// pkg prints the end of a package. Tests that its end cut short (a panic, a
+// timeout) have failed, with what they printed so far; a package that fails
+// without a failed test (TestMain, an exit) is a failure by itself.
+func (r *report) pkg(where string, e event, text string) {
+	if e.Action == "pass" {
+		fmt.Fprintf(r.out, "ok    %-4s  %s  %.1f s\n", where, e.Package, e.Elapsed)
+	}
+	if e.Action != "fail" {
+		return
+	}
+	prefix := where + "\x00" + e.Package + "\x00"
+	for key, b := range r.output {
+		if name, ok := strings.CutPrefix(key, prefix); ok {
+			delete(r.output, key)
+			r.tests[test{e.Package, name}] = &outcome{failed: true}
+			fmt.Fprintf(r.out, "FAIL  %-4s  %s %s did not end\n%s", where, e.Package, name, indent(b.String()))
+		}
+	}
+	fmt.Fprintf(r.out, "FAIL  %-4s  %s\n", where, e.Package)
+	for id, o := range r.tests {
+		if id.pkg == e.Package && o.failed {
+			return
+		}
+	}
+	fmt.Fprint(r.out, indent(text))
+	r.errors++
+}
+
+func (r *report) buffer(key string) *strings.Builder {
+	b := r.output[key]
+	if b == nil {
+		b = &strings.Builder{}
+		r.output[key] = b
+	}
+	return b
+}
+
+// broken records that a whole stream of tests could not run to its end.
+func (r *report) broken(where string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.errors++
+	fmt.Fprintf(r.out, "FAIL  %-4s  %v\n", where, err)
+}
+
+// summary prints the tests that ran nowhere, those that failed, and the
+// totals; it reports whether all is well. A test that one place skips and
+// another passes has passed.
+func (r *report) summary() bool {
+	byName := func(a, b test) int { return cmp.Or(cmp.Compare(a.pkg, b.pkg), cmp.Compare(a.name, b.name)) }
+	var passed, failed, skipped int
+	var skips, fails strings.Builder
+	for _, id := range slices.SortedFunc(maps.Keys(r.tests), byName) {
+		switch o := r.tests[id]; {
+		case o.failed:
+			failed++
+			fmt.Fprintf(&fails, "  %s %s\n", id.pkg, id.name)
+		case o.passed:
+			passed++
+		case o.skipped:
+			skipped++
+			fmt.Fprintf(&skips, "  %s %s: %s\n", id.pkg, id.name, o.reason)
+		}
+	}
+	if skips.Len() > 0 {
+		fmt.Fprintf(r.out, "skipped everywhere:\n%s", skips.String())
+	}
+	if fails.Len() > 0 {
+		fmt.Fprintf(r.out, "failed:\n%s", fails.String())
+	}
+	failed += r.errors
+	fmt.Fprintf(r.out, "%d passed, %d failed, %d skipped\n", passed, failed, skipped)
+	return failed == 0
+}
+
+// skipReason is the message of t.Skip: the last line that is not the testing
+// package's own, without its file and line.
+func skipReason(output string) string {
+	reason := "no reason given"
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "=== ") || strings.HasPrefix(line, "--- ") {
+			continue
+		}
+		if place, message, ok := strings.Cut(line, ": "); ok && strings.Contains(place, ".go:") {
+			line = message
+		}
+		reason = line
+	}
+	return reason
+}
+
+func indent(s string) string {
+	var b strings.Builder
+	for line := range strings.Lines(s) {
+		b.WriteString("      " + line)
+	}
+	if s != "" && !strings.HasSuffix(s, "\n") {
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
