@@ -1,0 +1,168 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+var emptyDigest = digest.FromBytes(nil)
+
+// Docker's media types, older than OCI's and of the same content (image-spec,
+// media-types.md, "Compatibility Matrix").
+const (
+	dockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
+)
+
+// checkDigest refuses all that is not a sha256 digest, so that a digest can
+// be used as a file name.
+func checkDigest(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("digest %q: %w: %w", d, err, errdefs.ErrInvalidArgument)
+	}
+	if d.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("digest %s: only sha256 is supported: %w", d, errdefs.ErrNotImplemented)
+	}
+	return nil
+}
+
+// blobFile opens a blob of the store; its size must be what desc says.
+func (s *Store) blobFile(desc ispec.Descriptor) (*os.File, error) {
+	return openBlob(s.blobPath, desc)
+}
+
+func openBlob(path func(digest.Digest) string, desc ispec.Descriptor) (*os.File, error) {
+	if err := checkDigest(desc.Digest); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path(desc.Digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("blob %s is missing: %w", desc.Digest, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if info.Size() != desc.Size {
+		f.Close()
+		return nil, fmt.Errorf("blob %s: %d bytes, its descriptor says %d: %w",
+			desc.Digest, info.Size(), desc.Size, errdefs.ErrDataLoss)
+	}
+	return f, nil
+}
+
+// readDocument decodes a JSON blob into v, after checking its digest: such
+// blobs are small, and a manifest decides what else is trusted.
+func readDocument(open func(ispec.Descriptor) (*os.File, error), desc ispec.Descriptor, v any) error {
+	if limit := DefaultLimits().Document; desc.Size > limit {
+		return fmt.Errorf("blob %s: %d bytes is more than a %s may have (%d): %w",
+			desc.Digest, desc.Size, desc.MediaType, limit, errdefs.ErrInvalidArgument)
+	}
+	f, err := open(desc)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, desc.Size))
+	if err != nil {
+		return fmt.Errorf("read blob %s: %w", desc.Digest, err)
+	}
+	if have := digest.FromBytes(data); have != desc.Digest {
+		return fmt.Errorf("blob %s: its content has the digest %s: %w", desc.Digest, have, errdefs.ErrDataLoss)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("decode blob %s (%s): %w: %w", desc.Digest, desc.MediaType, err, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// staging is a folder of blobs on their way into the store. A blob reaches
+// the store only with the whole of its image, so what fails leaves nothing.
+type staging struct {
+	dir   string
+	lock  *os.File // tells the sweep that somebody is at work
+	blobs map[digest.Digest]int64
+}
+
+func (s *Store) newStaging(ctx context.Context) (*staging, error) {
+	dir, err := os.MkdirTemp(s.ingestDir(), "")
+	if err != nil {
+		return nil, err
+	}
+	// A sweep that sees the folder before its lock removes it: lockFile then
+	// makes it anew.
+	lock, err := lockFile(ctx, filepath.Join(dir, "lock"))
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return &staging{dir: dir, lock: lock, blobs: map[digest.Digest]int64{}}, nil
+}
+
+func (t *staging) close() error {
+	return errors.Join(os.RemoveAll(t.dir), t.lock.Close())
+}
+
+func (t *staging) path(d digest.Digest) string { return filepath.Join(t.dir, d.Encoded()) }
+
+// add writes a blob and checks its digest as it streams by.
+func (t *staging) add(d digest.Digest, r io.Reader) (err error) {
+	f, err := os.OpenFile(t.path(d), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	verifier := d.Verifier()
+	n, err := io.CopyBuffer(io.MultiWriter(f, verifier), struct{ io.Reader }{r}, make([]byte, copyBuffer))
+	if err != nil {
+		return fmt.Errorf("blob %s: %w", d, err)
+	}
+	if !verifier.Verified() {
+		return fmt.Errorf("blob %s: its content has another digest: %w", d, errdefs.ErrInvalidArgument)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("blob %s: %w", d, err)
+	}
+	t.blobs[d] = n
+	return f.Close()
+}
+
+// commit moves the named blobs into the store; call it with the store locked.
+func (s *Store) commit(t *staging, blobs []digest.Digest) error {
+	for _, d := range blobs {
+		if _, staged := t.blobs[d]; !staged {
+			continue // it was in the store before
+		}
+		if err := os.Rename(t.path(d), s.blobPath(d)); err != nil {
+			return err
+		}
+		delete(t.blobs, d)
+	}
+	return syncDir(filepath.Dir(s.blobPath(emptyDigest)))
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

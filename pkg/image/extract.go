@@ -1,0 +1,376 @@
+package image
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// extractLimits bound one layer; words says bytes for people.
+type extractLimits struct {
+	files int
+	bytes int64
+	words string
+}
+
+// extractor writes the entries of one layer's tar below an open directory.
+//
+// The tar is hostile. No path of it is ever given to the kernel whole but to
+// openat2(2) with RESOLVE_BENEATH, which refuses, atomically, every symlink
+// and ".." that would leave the root; everything else works on one name
+// within the directory that this opened, and does not follow that name.
+type extractor struct {
+	root   int // fd
+	limits extractLimits
+	files  int
+	bytes  int64
+	buf    []byte
+	dirs   []dirTime
+	// parent caches the directory of the previous entry: tars come in the
+	// order of directories.
+	parent     int
+	parentPath string
+	whiteout   func(dir int, name string) error
+}
+
+// dirTime is a directory's mtime, set last, since entries made in it change it.
+type dirTime struct {
+	path  string
+	mtime unix.Timespec
+}
+
+func newExtractor(root string, limits extractLimits) (*extractor, error) {
+	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", root, err)
+	}
+	// MkdirTemp made it 0700; a root that the layer does not describe is 0755.
+	if err := unix.Fchmod(fd, 0o755); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("chmod %s: %w", root, err)
+	}
+	return &extractor{
+		root: fd, limits: limits, buf: make([]byte, copyBuffer),
+		parent: -1, whiteout: makeWhiteout,
+	}, nil
+}
+
+func (x *extractor) close() {
+	x.forgetParent()
+	unix.Close(x.root)
+}
+
+// extract reads entries up to the tar's end marker. Errors name the entry.
+func (x *extractor) extract(r io.Reader) error {
+	tr := tar.NewReader(r)
+	for {
+		hdr, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("read tar: %w", classifyTar(err))
+		}
+		if err := x.entry(hdr, tr); err != nil {
+			return fmt.Errorf("entry %q: %w", hdr.Name, classifyTar(explainEscape(err)))
+		}
+	}
+	// Deepest last in, first out: a parent's time is set after its children's
+	// directories were touched.
+	for _, d := range slices.Backward(x.dirs) {
+		if err := x.setDirTime(d); err != nil {
+			return fmt.Errorf("entry %q: %w", d.path, err)
+		}
+	}
+	return nil
+}
+
+func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
+	name, err := entryPath(hdr.Name)
+	if err != nil {
+		return err
+	}
+	if err := x.charge(1, hdr.Size); err != nil {
+		return err
+	}
+	if hdr.Typeflag == tar.TypeXGlobalHeader {
+		return nil // git archive writes them; nothing in them is for us
+	}
+	owner, err := owner(hdr)
+	if err != nil {
+		return err
+	}
+	if name == "." {
+		if hdr.Typeflag != tar.TypeDir {
+			return fmt.Errorf("the root is no directory: %w", errdefs.ErrInvalidArgument)
+		}
+		return x.dirMeta(x.root, ".", hdr, owner)
+	}
+	parentPath, base := path.Split(name)
+	dir, err := x.openParent(path.Clean(parentPath))
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(base, whiteoutPrefix) {
+		return x.applyWhiteout(dir, base)
+	}
+	switch hdr.Typeflag {
+	case tar.TypeDir:
+		return x.mkdir(dir, name, base, hdr, owner)
+	case tar.TypeReg, tar.TypeGNUSparse:
+		return x.regular(dir, base, hdr, owner, content)
+	case tar.TypeSymlink:
+		err = x.replace(dir, base, func() error { return unix.Symlinkat(hdr.Linkname, dir, base) })
+	case tar.TypeLink:
+		return x.hardlink(dir, base, hdr.Linkname)
+	case tar.TypeFifo:
+		err = x.replace(dir, base, func() error { return unix.Mknodat(dir, base, unix.S_IFIFO|0o600, 0) })
+	case tar.TypeChar:
+		if hdr.Devmajor == 0 && hdr.Devminor == 0 {
+			return x.replace(dir, base, func() error { return x.whiteout(dir, base) })
+		}
+		fallthrough
+	case tar.TypeBlock:
+		return fmt.Errorf("device node %d:%d: images may not bring devices, a container gets its own /dev: %w",
+			hdr.Devmajor, hdr.Devminor, errdefs.ErrInvalidArgument)
+	default:
+		return fmt.Errorf("unknown tar entry type %q: %w", hdr.Typeflag, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return err
+	}
+	return nodeMeta(dir, base, hdr, owner)
+}
+
+// charge counts what an entry makes. Size is what the header says: a sparse
+// file claims far more than its tar holds.
+func (x *extractor) charge(files int, size int64) error {
+	if x.files += files; x.files > x.limits.files {
+		return fmt.Errorf("layer has more than %d entries: %w", x.limits.files, errdefs.ErrInvalidArgument)
+	}
+	if size < 0 || size > x.limits.bytes-x.bytes {
+		return fmt.Errorf("layer unpacks to more than %s: %w", x.limits.words, errdefs.ErrInvalidArgument)
+	}
+	x.bytes += size
+	return nil
+}
+
+// openParent opens the directory dir, and makes what is missing of it: tars
+// may leave parents out.
+func (x *extractor) openParent(dir string) (int, error) {
+	if dir == "." {
+		return x.root, nil
+	}
+	if x.parent >= 0 && x.parentPath == dir {
+		return x.parent, nil
+	}
+	fd, err := x.openBeneath(dir)
+	if errors.Is(err, unix.ENOENT) {
+		if err := x.charge(1, 0); err != nil {
+			return -1, err
+		}
+		up, base := path.Split(dir)
+		parent, err := x.openParent(path.Clean(up))
+		if err != nil {
+			return -1, err
+		}
+		if err := unix.Mkdirat(parent, base, 0o755); err != nil {
+			return -1, fmt.Errorf("make parent %s: %w", dir, err)
+		}
+		// Again from the root, and past the umask.
+		if fd, err = x.openBeneath(dir); err == nil {
+			err = unix.Fchmod(fd, 0o755)
+		}
+		if err != nil {
+			return -1, fmt.Errorf("parent %s: %w", dir, err)
+		}
+	} else if err != nil {
+		return -1, fmt.Errorf("parent %s: %w", dir, err)
+	}
+	x.forgetParent()
+	x.parent, x.parentPath = fd, dir
+	return fd, nil
+}
+
+// forgetParent drops the cached directory; needed whenever an entry replaces
+// another, since the cached path may then lead elsewhere.
+func (x *extractor) forgetParent() {
+	if x.parent >= 0 {
+		unix.Close(x.parent)
+		x.parent = -1
+	}
+}
+
+func (x *extractor) openBeneath(name string) (int, error) {
+	how := &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	for {
+		fd, err := unix.Openat2(x.root, name, how)
+		// EAGAIN: a rename somewhere on the system raced with a ".." (openat2(2)).
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
+}
+
+// explainEscape says in words what openat2's errno means for a layer.
+func explainEscape(err error) error {
+	switch {
+	case errors.Is(err, unix.EXDEV):
+		return fmt.Errorf("a symlink leads out of the layer: %w: %w", err, errdefs.ErrInvalidArgument)
+	case errors.Is(err, unix.ELOOP):
+		return fmt.Errorf("symlinks go round in a circle: %w: %w", err, errdefs.ErrInvalidArgument)
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.ENOTEMPTY):
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return err
+}
+
+// replace makes a node by create; what an earlier entry put under that name
+// goes first. A directory goes only when it is empty.
+func (x *extractor) replace(dir int, base string, create func() error) error {
+	err := create()
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	err = unix.Unlinkat(dir, base, 0)
+	if errors.Is(err, unix.EISDIR) {
+		err = unix.Unlinkat(dir, base, unix.AT_REMOVEDIR)
+	}
+	if err != nil {
+		return fmt.Errorf("replace an earlier entry: %w", err)
+	}
+	err = create()
+	if dir != x.parent {
+		x.forgetParent()
+	}
+	return err
+}
+
+func (x *extractor) mkdir(dir int, name, base string, hdr *tar.Header, own ids) error {
+	err := unix.Mkdirat(dir, base, 0o700)
+	opaque := false
+	if errors.Is(err, unix.EEXIST) {
+		var st unix.Stat_t
+		if err := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			err = nil
+		} else {
+			// The layer removed a file or directory of the layers below and
+			// then made this one: nothing below may shine through.
+			opaque = st.Mode&unix.S_IFMT == unix.S_IFCHR
+			err = x.replace(dir, base, func() error { return unix.Mkdirat(dir, base, 0o700) })
+		}
+	}
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Openat(dir, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if opaque {
+		if err := setOpaque(fd); err != nil {
+			return err
+		}
+	}
+	return x.dirMeta(fd, name, hdr, own)
+}
+
+func (x *extractor) regular(dir int, base string, hdr *tar.Header, own ids, content io.Reader) error {
+	fd := -1
+	err := x.replace(dir, base, func() (err error) {
+		fd, err = unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = x.fill(fd, hdr, own, content)
+	// close(2) reports the errors of delayed writes on some file systems.
+	if cerr := unix.Close(fd); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return setTime(dir, base, mtime(hdr))
+}
+
+func (x *extractor) fill(fd int, hdr *tar.Header, own ids, content io.Reader) error {
+	if _, err := io.CopyBuffer(fdWriter(fd), struct{ io.Reader }{content}, x.buf); err != nil {
+		return err
+	}
+	return fileMeta(fd, hdr, own)
+}
+
+// hardlink links a file of the same layer. Neither end follows a symlink: a
+// link to a symlink is a second name for the symlink.
+func (x *extractor) hardlink(dir int, base, target string) error {
+	name, err := entryPath(target)
+	if err != nil {
+		return fmt.Errorf("hard link to %q: %w", target, err)
+	}
+	up, targetBase := path.Split(name)
+	from, err := x.openBeneath(path.Clean("./" + up))
+	if err != nil {
+		return fmt.Errorf("hard link to %q: %w", target, missingTarget(err))
+	}
+	defer unix.Close(from)
+	err = x.replace(dir, base, func() error {
+		return unix.Linkat(from, targetBase, dir, base, 0)
+	})
+	if err != nil {
+		return fmt.Errorf("hard link to %q: %w", target, missingTarget(err))
+	}
+	return nil
+}
+
+func missingTarget(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("no such file in this layer: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return err
+}
+
+// ids are an entry's owner.
+type ids struct{ uid, gid int }
+
+func owner(hdr *tar.Header) (ids, error) {
+	for _, id := range []int{hdr.Uid, hdr.Gid} {
+		// 2^32-1 is "leave it" to chown(2), and no valid ID.
+		if id < 0 || id >= math.MaxUint32 {
+			return ids{}, fmt.Errorf("owner %d:%d is no valid ID: %w", hdr.Uid, hdr.Gid, errdefs.ErrInvalidArgument)
+		}
+	}
+	return ids{hdr.Uid, hdr.Gid}, nil
+}
+
+type fdWriter int
+
+func (w fdWriter) Write(p []byte) (n int, err error) {
+	for n < len(p) {
+		m, err := unix.Write(int(w), p[n:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return n, err
+		}
+		n += m
+	}
+	return n, nil
+}

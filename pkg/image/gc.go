@@ -1,0 +1,138 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// Reclaimed is what a GC removed.
+type Reclaimed struct {
+	Blobs  int
+	Layers int
+	Bytes  int64 // of disk space
+}
+
+// GC removes blobs and unpacked layers that no image has, and leftovers of
+// imports and unpackings that were killed. lowerDirs are the directories, as
+// Unpack returned them, that containers still use: they stay, whatever became
+// of their image. The caller sees to it that no container is being created.
+func (s *Store) GC(ctx context.Context, lowerDirs []string) (Reclaimed, error) {
+	var got Reclaimed
+	lock, err := lockFile(ctx, s.lockPath())
+	if err != nil {
+		return got, fmt.Errorf("collect garbage: %w", err)
+	}
+	defer lock.Close()
+	// An image that cannot be read ends it here: what it needs is not known.
+	images, err := s.List()
+	if err != nil {
+		return got, fmt.Errorf("collect garbage: %w", err)
+	}
+	blobs, layers := map[string]bool{}, map[string]bool{}
+	for _, img := range images {
+		blobs[img.Descriptor.Digest.Encoded()] = true
+		blobs[img.ID.Encoded()] = true
+		for i, layer := range img.Manifest.Layers {
+			blobs[layer.Digest.Encoded()] = true
+			layers[img.Config.RootFS.DiffIDs[i].Encoded()] = true
+		}
+	}
+	for _, dir := range lowerDirs {
+		layers[filepath.Base(filepath.Dir(dir))] = true
+	}
+	err = errors.Join(s.sweepIngest(ctx), s.sweepBlobs(ctx, blobs, &got), s.sweepLayers(ctx, layers, &got))
+	if err != nil {
+		return got, fmt.Errorf("collect garbage: %w", err)
+	}
+	return got, nil
+}
+
+func (s *Store) sweepBlobs(ctx context.Context, keep map[string]bool, got *Reclaimed) error {
+	dir := filepath.Dir(s.blobPath(emptyDigest))
+	return eachEntry(ctx, dir, func(path string) error {
+		if keep[filepath.Base(path)] {
+			return nil
+		}
+		size := diskUsage(path)
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		got.Blobs++
+		got.Bytes += size
+		return nil
+	})
+}
+
+func (s *Store) sweepLayers(ctx context.Context, keep map[string]bool, got *Reclaimed) error {
+	return eachEntry(ctx, s.layers, func(path string) error {
+		if checkDigest(digest.NewDigestFromEncoded(digest.SHA256, filepath.Base(path))) != nil {
+			return nil // not ours
+		}
+		lock, err := tryLockFile(filepath.Join(path, layerLock))
+		if lock == nil || err != nil {
+			return err // being unpacked: not garbage
+		}
+		defer lock.Close()
+		if keep[filepath.Base(path)] {
+			return sweepLayer(path)
+		}
+		size := diskUsage(path)
+		if err := removeLayer(path); err != nil {
+			return err
+		}
+		got.Layers++
+		got.Bytes += size
+		return nil
+	})
+}
+
+func (s *Store) sweepIngest(ctx context.Context) error {
+	return eachEntry(ctx, s.ingestDir(), func(path string) error {
+		lock, err := tryLockFile(filepath.Join(path, "lock"))
+		if lock == nil || err != nil {
+			return err // an import is under way
+		}
+		defer lock.Close()
+		return os.RemoveAll(path)
+	})
+}
+
+// eachEntry calls do for every entry of dir, past failures, and joins those.
+func eachEntry(ctx context.Context, dir string, do func(path string) error) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if err := context.Cause(ctx); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		errs = append(errs, do(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// diskUsage is how many bytes the files at and below path occupy. It is for
+// people to read: what cannot be read counts nothing.
+func diskUsage(path string) int64 {
+	var total int64
+	seen := map[uint64]bool{} // hard links count once
+	_ = filepath.WalkDir(path, func(p string, _ fs.DirEntry, err error) error {
+		var st unix.Stat_t
+		if err != nil || unix.Lstat(p, &st) != nil || seen[st.Ino] {
+			return nil
+		}
+		seen[st.Ino] = true
+		total += st.Blocks * 512 // stat(2): st_blocks counts 512-byte units
+		return nil
+	})
+	return total
+}
