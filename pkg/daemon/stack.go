@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
+)
+
+// statusTimeout bounds how long the stages may take to look at themselves.
+const statusTimeout = 10 * time.Second
+
+func (d *Daemon) getVersion(w http.ResponseWriter, r *http.Request) error {
+	return respond(w, http.StatusOK, d.Version)
+}
+
+func (d *Daemon) getStatus(w http.ResponseWriter, r *http.Request) error {
+	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+	defer cancel()
+	return respond(w, http.StatusOK, api.StackStatus{
+		Daemon: d.Version,
+		PID:    os.Getpid(),
+		Since:  d.since,
+		Stages: d.Stack.Status(ctx),
+		Change: d.changes.Running(),
+	})
+}
+
+func (d *Daemon) getImages(w http.ResponseWriter, r *http.Request) error {
+	images, err := d.Images.List(r.Context())
+	if err != nil {
+		return err
+	}
+	if images == nil {
+		images = []api.Image{} // [] on the wire, not null
+	}
+	return respond(w, http.StatusOK, images)
+}
+
+func (d *Daemon) postUp(w http.ResponseWriter, r *http.Request) error {
+	var opts api.UpOptions
+	if err := decodeBody(w, r, &opts); err != nil {
+		return err
+	}
+	return d.begin(w, api.ChangeUp, opts)
+}
+
+func (d *Daemon) postDown(w http.ResponseWriter, r *http.Request) error {
+	var opts api.DownOptions
+	if err := decodeBody(w, r, &opts); err != nil {
+		return err
+	}
+	return d.begin(w, api.ChangeDown, opts)
+}
+
+func (d *Daemon) begin(w http.ResponseWriter, kind string, opts any) error {
+	ref, err := d.changes.Begin(kind, opts)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", api.Prefix+"/changes/"+ref.ID)
+	return respond(w, http.StatusAccepted, ref)
+}
+
+func (d *Daemon) getChanges(w http.ResponseWriter, r *http.Request) error {
+	return respond(w, http.StatusOK, d.changes.List())
+}
+
+func (d *Daemon) getChange(w http.ResponseWriter, r *http.Request) error {
+	follow, err := queryBool(r, "follow")
+	if err != nil {
+		return err
+	}
+	id := r.PathValue("id")
+	if !follow {
+		c, err := d.changes.Get(id)
+		if err != nil {
+			return err
+		}
+		return respond(w, http.StatusOK, c)
+	}
+	out := newLines(w)
+	return d.changes.Follow(r.Context(), id, func(c api.Change) error {
+		return errors.Join(out.put(c), out.flush())
+	})
+}
+
+func (d *Daemon) postAbort(w http.ResponseWriter, r *http.Request) error {
+	c, err := d.changes.Abort(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	return respond(w, http.StatusOK, c)
+}

@@ -1,0 +1,171 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/undo"
+)
+
+// Plan is what a change will do: known before it begins, so that it can be
+// shown, and compared with another.
+type Plan struct {
+	nodes []node
+}
+
+// node is one stage of a plan; after are the stages to wait for, if planned.
+type node struct {
+	stage string
+	after []string
+	steps []Step
+}
+
+func (p *Plan) add(stage string, after []string, steps []Step) {
+	p.nodes = append(p.nodes, node{stage, after, steps})
+}
+
+// Tasks lists the plan's steps as pending tasks, in order.
+func (p *Plan) Tasks() []api.Task {
+	var tasks []api.Task
+	for _, n := range p.nodes {
+		for _, s := range n.steps {
+			tasks = append(tasks, api.Task{Stage: n.stage, Name: s.Name, Status: api.Pending})
+		}
+	}
+	return tasks
+}
+
+// Run performs the plan. A stage begins when all that it waits for have
+// succeeded; stages that do not wait for each other run side by side, and one
+// that fails takes down only those that wait for it. When ctx ends, each step
+// under way is aborted and undone, and no other begins.
+//
+// update is told of every task that has changed. It may be called from several
+// goroutines, but for one task only from one at a time.
+func (p *Plan) Run(ctx context.Context, update func(api.Task)) error {
+	type result struct {
+		done chan struct{} // closed when ok and err are final
+		ok   bool
+		err  error
+	}
+	results := map[string]*result{}
+	for _, n := range p.nodes {
+		results[n.stage] = &result{done: make(chan struct{})}
+	}
+	var wg sync.WaitGroup
+	for _, n := range p.nodes {
+		r := results[n.stage]
+		wg.Go(func() {
+			defer close(r.done)
+			for _, name := range n.after {
+				need := results[name]
+				if need == nil {
+					continue // not in this plan
+				}
+				<-need.done
+				if !need.ok {
+					n.skip(update, 0, "stage "+name+" did not get there")
+					return
+				}
+			}
+			r.err = n.run(ctx, update)
+			r.ok = r.err == nil
+		})
+	}
+	wg.Wait()
+	var errs []error
+	for _, n := range p.nodes {
+		if err := results[n.stage].err; err != nil {
+			errs = append(errs, fmt.Errorf("stage %s: %w", n.stage, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// skip marks the steps from index from on.
+func (n node) skip(update func(api.Task), from int, why string) {
+	for _, s := range n.steps[from:] {
+		update(api.Task{Stage: n.stage, Name: s.Name, Status: api.Skipped, Note: why})
+	}
+}
+
+// run performs the steps of one stage, in order, up to the first that fails.
+func (n node) run(ctx context.Context, update func(api.Task)) error {
+	for i, s := range n.steps {
+		if err := ctx.Err(); err != nil {
+			n.skip(update, i, "aborted before it began")
+			return context.Cause(ctx)
+		}
+		if err := s.run(ctx, n.stage, update); err != nil {
+			n.skip(update, i+1, s.Name+" did not succeed")
+			return fmt.Errorf("%s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+func (s Step) run(ctx context.Context, stage string, update func(api.Task)) error {
+	task := api.Task{Stage: stage, Name: s.Name, Status: api.Doing}
+	start := time.Now()
+	update(task)
+	// A step may report from goroutines of its own.
+	var mu sync.Mutex
+	err := s.do(ctx, Progress{func(change func(*api.Task)) {
+		mu.Lock()
+		defer mu.Unlock()
+		if task.Status == api.Doing {
+			change(&task)
+			update(task)
+		}
+	}})
+	var undone error
+	if err != nil && s.Undo != nil {
+		undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo.Timeout)
+		undone = s.Undo(undoCtx)
+		cancel()
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	task.Took = time.Since(start)
+	switch {
+	case err == nil:
+		task.Status = api.Done
+	case ctx.Err() != nil:
+		// What the step makes of its cancelled context is of no interest,
+		// the reason for the cancellation is.
+		task.Status, task.Error = api.Aborted, context.Cause(ctx).Error()
+		err = context.Cause(ctx)
+	default:
+		task.Status, task.Error = api.Failed, err.Error()
+	}
+	if undone != nil {
+		err = errors.Join(err, fmt.Errorf("undo %s: %w", s.Name, undone))
+		task.Error = err.Error()
+	}
+	update(task)
+	return err
+}
+
+// PanicError is the failure of a step that panicked. Its text has no stack:
+// that is for the log.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// do calls Do so that its panic ends the step, not the daemon.
+func (s Step) do(ctx context.Context, p Progress) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{v, debug.Stack()}
+		}
+	}()
+	return s.Do(ctx, p)
+}
