@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 )
 
 // Dirs are the two roots of everything that sandbox keeps.
@@ -25,8 +26,9 @@ func (d Dirs) DaemonLog() string  { return filepath.Join(d.Root, "daemon.log") }
 // RuntimeRoot is what `sandbox-runtime --root` gets from the raw engine.
 func (d Dirs) RuntimeRoot() string { return filepath.Join(d.Run, "runtime") }
 
-// RuntimeBinary is the embedded sandbox-runtime, extracted by the daemon.
-func (d Dirs) RuntimeBinary() string { return filepath.Join(d.Run, "bin", "sandbox-runtime") }
+// RuntimeBinary is the embedded sandbox-runtime, extracted by the daemon. It is
+// not under Run: Debian's and Ubuntu's initramfs mount /run noexec.
+func (d Dirs) RuntimeBinary() string { return filepath.Join(d.Root, "bin", "sandbox-runtime") }
 
 func (d Dirs) Images() string           { return filepath.Join(d.Root, "images") }
 func (d Dirs) Layers() string           { return filepath.Join(d.Root, "layers") }
@@ -43,9 +45,18 @@ func (d Dirs) Container(id string) Files {
 type Files struct{ Dir, Run string }
 
 // Intent is written before the container's first side effect.
-func (f Files) Intent() string     { return filepath.Join(f.Dir, "container.json") }
-func (f Files) Exit() string       { return filepath.Join(f.Dir, "exit.json") }
-func (f Files) Log() string        { return filepath.Join(f.Dir, "log.jsonl") }
+func (f Files) Intent() string { return filepath.Join(f.Dir, "container.json") }
+func (f Files) Exit() string   { return filepath.Join(f.Dir, "exit.json") }
+func (f Files) Log() string    { return filepath.Join(f.Dir, "log.jsonl") }
+
+// RotatedLog is log.jsonl for 0, and older ones for 1, 2, ….
+func (f Files) RotatedLog(n int) string {
+	if n == 0 {
+		return f.Log()
+	}
+	return f.Log() + "." + strconv.Itoa(n)
+}
+
 func (f Files) Upper() string      { return filepath.Join(f.Dir, "upper") }
 func (f Files) Work() string       { return filepath.Join(f.Dir, "work") }
 func (f Files) Hosts() string      { return filepath.Join(f.Dir, "hosts") }
@@ -103,6 +114,22 @@ func WriteJSON(path string, v any) error {
 		return fmt.Errorf("encode %s: %w", path, err)
 	}
 	return WriteFile(path, append(b, '\n'), 0o600)
+}
+
+// ReplaceJSON replaces path with v as JSON, like WriteJSON, but does not wait
+// for the disk. The file survives any death of this process; after a power
+// failure it may be the old one, the new one, empty or absent. It is for what
+// describes kernel objects, which a power failure ends as well.
+func ReplaceJSON(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", path, err)
+	}
+	tmp := path + ".new" // each such file has one writer at a time
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
 }
 
 // ReadJSON reads path into v. A missing file is an error that satisfies
