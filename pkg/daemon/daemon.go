@@ -38,17 +38,12 @@ const (
 
 var errStopping = errors.New("the daemon is stopping")
 
-// Images is the local store, as the API shows it.
-type Images interface {
-	List(ctx context.Context) ([]api.Image, error)
-}
-
 // Config is what a daemon is made of. Its parts must not have touched the
 // machine yet: that is for Prepare, which no second daemon reaches.
 type Config struct {
 	Dirs    state.Dirs
 	Engine  engine.Engine
-	Images  Images
+	Images  func(ctx context.Context) ([]api.Image, error) // lists the local store
 	Stack   *stack.Graph
 	Log     *zap.Logger
 	Group   string // that may use the socket besides root; "" for none

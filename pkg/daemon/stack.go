@@ -30,7 +30,7 @@ func (d *Daemon) getStatus(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (d *Daemon) getImages(w http.ResponseWriter, r *http.Request) error {
-	images, err := d.Images.List(r.Context())
+	images, err := d.Images(r.Context())
 	if err != nil {
 		return err
 	}
