@@ -3,6 +3,7 @@
 package runtime
 
 import (
+	"fmt"
 	"os"
 
 	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
@@ -39,4 +40,17 @@ type CreateOptions struct {
 // Process is a process that this process has started, and its parent.
 type Process struct {
 	PID int // in the caller's PID namespace
+}
+
+// Wait waits for the process's end and returns its exit code, as shells count
+// it: 128+N when it was killed by signal N.
+func (p *Process) Wait() (int, error) {
+	ws, err := wait(p.PID)
+	if err != nil {
+		return 0, fmt.Errorf("wait for process %d: %w", p.PID, err)
+	}
+	if ws.Signaled() {
+		return 128 + int(ws.Signal()), nil
+	}
+	return ws.ExitStatus(), nil
 }

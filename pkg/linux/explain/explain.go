@@ -6,6 +6,9 @@
 package explain
 
 import (
+	"encoding/json"
+	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -85,4 +88,16 @@ func (t *Tracer) Emit(ev Event) {
 	}
 	ev.Seq = t.seq.Add(1)
 	t.sink(ev)
+}
+
+// JSONLines returns a sink that writes one JSON object per line to w.
+func JSONLines(w io.Writer) func(Event) {
+	var mu sync.Mutex
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return func(ev Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = enc.Encode(ev) // a listener that is gone is no reason to fail the operation
+	}
 }

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxlabs/sandbox/pkg/runtime"
+)
+
+func run(ctx context.Context, g *global, args []string) (int, error) {
+	var o createFlags
+	fs := flags("run")
+	o.define(fs)
+	detach := fs.Bool("detach", false, "return when the program runs")
+	fs.BoolVar(detach, "d", false, "short for --detach")
+	keep := fs.Bool("keep", false, "do not delete the container at its end")
+	noSubreaper := fs.Bool("no-subreaper", false, "do not adopt orphans of the container")
+	args, err := parse(fs, args, 1, 1)
+	if err != nil {
+		return 2, err
+	}
+	if err := o.open(); err != nil {
+		return 1, err
+	}
+	r, done, err := g.runtime()
+	if err != nil {
+		return 1, err
+	}
+	defer done()
+	id := args[0]
+	if !*detach && !*noSubreaper {
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			g.log.warn("orphans of the container are not adopted: " + err.Error())
+		}
+	}
+	tty, err := ownTerminal(&o.IO, *detach)
+	if err != nil {
+		return 1, err
+	}
+	defer tty.Close()
+	forward := forwardSignals(*detach)
+	p, err := r.Create(ctx, id, o.CreateOptions)
+	if err != nil {
+		return 1, err
+	}
+	if err := tty.Connect(); err != nil {
+		return 1, errors.Join(err, r.Delete(ctx, id, true))
+	}
+	if err := r.Start(ctx, id); err != nil {
+		return 1, errors.Join(err, r.Delete(ctx, id, true))
+	}
+	if *detach {
+		return 0, nil
+	}
+	code, err := forward.wait(p, tty)
+	if !*keep {
+		err = errors.Join(err, r.Delete(ctx, id, true))
+	}
+	return code, err
+}
+
+// forwarder hands signals on to a process.
+type forwarder struct{ signals chan os.Signal }
+
+// forwardSignals begins to collect signals; with detach there is nobody to forward them.
+func forwardSignals(detach bool) forwarder {
+	f := forwarder{make(chan os.Signal, 64)}
+	if !detach {
+		signal.Notify(f.signals)
+	}
+	return f
+}
+
+// wait waits for p's end, as shells count it: 128+N when it was killed by signal N.
+func (f forwarder) wait(p *runtime.Process, tty *terminal) (int, error) {
+	type end struct {
+		code int
+		err  error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		code, err := p.Wait()
+		ended <- end{code, err}
+	}()
+	for {
+		select {
+		case e := <-ended:
+			tty.Drain()
+			return e.code, e.err
+		case s := <-f.signals:
+			switch s {
+			case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE:
+			case unix.SIGWINCH:
+				tty.Resize()
+			default:
+				if err := unix.Kill(p.PID, s.(unix.Signal)); err != nil && !errors.Is(err, unix.ESRCH) {
+					return 1, err
+				}
+			}
+		}
+	}
+}

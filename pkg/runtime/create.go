@@ -1,0 +1,442 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxlabs/sandbox/pkg/linux/cgroup"
+	"github.com/sandboxlabs/sandbox/pkg/linux/device"
+	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
+	"github.com/sandboxlabs/sandbox/pkg/linux/script"
+	"github.com/sandboxlabs/sandbox/pkg/linux/seccomp"
+	"github.com/sandboxlabs/sandbox/pkg/undo"
+)
+
+// Create makes a container out of a bundle: everything but the user's program
+// runs, and its first process then waits for [Runtime.Start]. On an error
+// nothing of it is left. The first process is a child of the caller, which
+// must wait for it.
+func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (*Process, error) {
+	bundle, err := filepath.Abs(o.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	spec, raw, err := loadSpec(bundle)
+	if err != nil {
+		return nil, err
+	}
+	c, err := r.newContainer(id)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	c.record = record{
+		ID: id, Bundle: bundle, Rootfs: spec.Root.Path, Created: time.Now().UTC(),
+		Annotations: spec.Annotations, Hooks: spec.Hooks, HasProcess: spec.Process != nil,
+	}
+
+	var undone undo.Stack
+	undone.Push(func(context.Context) error { return os.RemoveAll(c.dir) })
+	cr := &creation{Runtime: r, container: c, spec: spec, options: o, undo: &undone}
+	p, err := cr.run(ctx, raw)
+	if err != nil {
+		return nil, undone.Run(err)
+	}
+	return p, nil
+}
+
+// creation is one create under way.
+type creation struct {
+	*Runtime
+	*container
+	spec    *specs.Spec
+	options CreateOptions
+	undo    *undo.Stack
+
+	ns      nsPlan
+	cg      *cgroup.Cgroup
+	b       *builder
+	results *script.Results
+	sync    *os.File // our end of the socket to the first process
+	process *script.Process
+	told    int   // operations that were explained already
+	search  []int // operations that look for the program
+}
+
+// run is the creation, step by step.
+func (cr *creation) run(ctx context.Context, raw []byte) (*Process, error) {
+	if err := os.WriteFile(cr.path(configFile), raw, 0o600); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{goFIFO, doneFIFO} {
+		if err := unix.Mkfifo(cr.path(name), 0o600); err != nil {
+			return nil, fmt.Errorf("make FIFO %s: %w", cr.path(name), err)
+		}
+	}
+	var err error
+	if cr.ns, err = planNamespaces(cr.spec); err != nil {
+		return nil, err
+	}
+	defer cr.ns.close()
+	if err := cr.makeCgroup(); err != nil {
+		return nil, err
+	}
+	if cr.cg != nil {
+		defer cr.cg.Close()
+	}
+	if err := cr.write(); err != nil { // intent: what a sweep must take back
+		return nil, err
+	}
+	if err := cr.clone(); err != nil {
+		return nil, err
+	}
+	defer cr.results.Close()
+	defer cr.sync.Close()
+	defer cr.process.Close()
+	if err := cr.identify(); err != nil {
+		return nil, err
+	}
+	if err := cr.converse(ctx); err != nil {
+		return nil, err
+	}
+	return &Process{PID: cr.PID}, nil
+}
+
+func (cr *creation) makeCgroup() error {
+	root, err := cgroup.Mount()
+	if err != nil {
+		cr.warn(fmt.Sprintf("no limit of any kind is applied: %v", err))
+		return nil
+	}
+	name, note := cgroupName(cr.spec.Linux.CgroupsPath, cr.ID)
+	if note != "" {
+		cr.warn(note)
+	}
+	res := cr.spec.Linux.Resources
+	if cr.cg, err = cgroup.Create(root, name, cgroup.Needed(res), cr.Trace); err != nil {
+		return err
+	}
+	cr.CgroupRoot, cr.Cgroup = root, name
+	cg := cr.cg
+	cr.undo.Push(func(ctx context.Context) error {
+		again, err := cgroup.Open(root, name)
+		if err != nil {
+			return nil // it is gone already
+		}
+		defer again.Close()
+		return again.Delete(ctx, cr.Trace)
+	})
+	if res == nil {
+		return nil
+	}
+	warnings, err := cg.Apply(res, cr.Trace)
+	cr.warn(warnings...)
+	if err != nil {
+		return err
+	}
+	if err := device.Attach(cg.FD(), append(res.Devices[:len(res.Devices):len(res.Devices)], device.DefaultAllowed()...), cr.Trace); err != nil {
+		if !errors.Is(err, device.ErrUnsupported) {
+			return err
+		}
+		cr.warn(err.Error())
+	}
+	return nil
+}
+
+// clone writes the script and starts the first process with it.
+func (cr *creation) clone() error {
+	host, last, err := hostCapabilities()
+	if err != nil {
+		return err
+	}
+	var filter *seccomp.Filter
+	if s := cr.spec.Linux.Seccomp; s != nil {
+		f, warnings, err := seccomp.Compile(s)
+		if err != nil {
+			return err
+		}
+		_ = warnings // calls that this kernel does not know: nothing to filter
+		filter = &f
+	}
+
+	ours, theirs, err := socketpair()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	cr.sync = ours
+	var files []*os.File // to be closed here, once the process has them
+	defer func() {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}()
+	keep := func(f *os.File, err error) (*os.File, error) {
+		if err == nil {
+			files = append(files, f)
+		}
+		return f, err
+	}
+	results, err := keep(os.OpenFile(cr.path(resultsFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600))
+	if err != nil {
+		return err
+	}
+	start, err := keep(os.OpenFile(cr.path(goFIFO), os.O_RDWR, 0))
+	if err != nil {
+		return err
+	}
+	done, err := keep(os.OpenFile(cr.path(doneFIFO), os.O_RDWR, 0))
+	if err != nil {
+		return err
+	}
+	var tree *os.File
+	if cr.ns.own(unix.CLONE_NEWNS) {
+		if tree, err = keep(cloneTree(cr.spec.Root.Path, true)); err != nil {
+			return fmt.Errorf("root.path: %w", err)
+		}
+	}
+
+	b := &builder{
+		Script: script.New(cr.Trace.Enabled()), spec: cr.spec, warn: func(s string) { cr.warn(s) },
+		userns: cr.ns.own(unix.CLONE_NEWUSER),
+	}
+	cr.b = b
+	b.stdio(cr.options.IO)
+	b.sync = b.file(theirs)
+	resultsFD := b.file(results)
+	if err := cr.writeScript(b, tree, start, done, host, last, filter); err != nil {
+		return err
+	}
+	if cr.results, err = script.CreateResults(results, b.Len()); err != nil {
+		return err
+	}
+	cr.Ops = b.Len()
+
+	attr := &syscall.SysProcAttr{Cloneflags: cr.ns.clone}
+	if cr.ns.clone&unix.CLONE_NEWUSER != 0 {
+		attr.UidMappings = idMappings(cr.spec.Linux.UIDMappings)
+		attr.GidMappings = idMappings(cr.spec.Linux.GIDMappings)
+		attr.GidMappingsEnableSetgroups = true
+	}
+	value := cloneFlags(cr.ns.clone)
+	if cr.cg != nil {
+		attr.UseCgroupFD, attr.CgroupFD = true, cr.cg.FD()
+		value += "|CLONE_INTO_CGROUP"
+	}
+	ev := explain.Event{
+		Op: "clone3", Target: cr.ID, Value: value, Source: "linux.namespaces",
+		Why: "one system call makes the first process, its namespaces, and puts it into its cgroup",
+	}
+	err = onThread(len(cr.ns.before) > 0, func() error {
+		if err := cr.ns.enter(cr.Trace); err != nil {
+			return err
+		}
+		return cr.Trace.Do(ev, func() (err error) {
+			cr.process, err = b.Start(b.files, resultsFD, attr)
+			return err
+		})
+	})
+	if err != nil {
+		_ = cr.results.Close()
+		_ = cr.sync.Close()
+		return fmt.Errorf("clone the first process (%s): %w", value, err)
+	}
+	cr.PID = cr.process.PID
+	cr.undo.Push(func(context.Context) error { return killAndReap(cr.PID) })
+	return nil
+}
+
+// writeScript lists what the first process does, from its birth to the user's program.
+func (cr *creation) writeScript(b *builder, tree, start, done *os.File, host capSet, last int, filter *seccomp.Filter) error {
+	spec := cr.spec
+	p := spec.Process
+	b.umask0()
+	b.joinNamespaces(&cr.ns)
+	var slave *script.Var
+	if tree != nil {
+		if err := b.attachRoot(tree); err != nil {
+			return err
+		}
+		cgroupDir := ""
+		if cr.cg != nil {
+			cgroupDir = cr.cg.Path()
+		}
+		if err := b.mounts(&cr.ns, cr.Bundle, cgroupDir); err != nil {
+			return err
+		}
+		if err := b.devices(); err != nil {
+			return err
+		}
+		if p != nil && p.Terminal {
+			if cr.options.IO.Console == nil {
+				return errors.New("process.terminal is set, but there is no console socket to send the terminal to")
+			}
+			s := b.terminal(cr.options.IO.Console)
+			b.console(s)
+			slave = &s
+		}
+	} else {
+		b.procfs = b.open(cwd, "/proc", unix.O_PATH|unix.O_DIRECTORY).Get()
+	}
+	b.uts()
+	if cr.pausesAtMounts() {
+		b.tell(syncMounts)
+		b.hear()
+	}
+	b.sysctls()
+	if tree != nil {
+		b.readonlyPaths()
+		b.maskedPaths()
+		b.readonlyRoot()
+		if err := b.pivot(cr.options.NoPivot); err != nil {
+			return err
+		}
+	} else {
+		b.call(explain.Event{Op: "chroot", Target: spec.Root.Path, Source: "root.path"}, unix.SYS_CHROOT, b.String(spec.Root.Path))
+		b.quiet("chdir", "/", unix.SYS_CHDIR, b.String("/"))
+	}
+	startFD, _ := b.file(start), b.file(done)
+	ready := func() {
+		b.tell(syncCreated)
+		b.quiet("wait for start", "", unix.SYS_READ, script.Int(startFD), b.Bytes(make([]byte, 8)), script.Int(1))
+	}
+	if p == nil { // nothing to start: there is a container to look at and to delete
+		ready()
+		b.quiet("exit", "", unix.SYS_EXIT_GROUP, script.Int(0))
+		return nil
+	}
+	b.loopback(&cr.ns)
+	if err := b.personality(); err != nil {
+		return err
+	}
+	if err := b.process(p, cr.ID, cr.options, slave, host); err != nil {
+		return err
+	}
+	path, search := b.lookPath(p)
+	cr.search = search
+	b.closeExec()
+	b.identity(p, host, last, filter)
+	ready()
+	i := b.execve(p, path, "the container's first process becomes the program")
+	cr.Tail = append(cr.Tail, tailOp{i, b.Op(i).Event})
+	return nil
+}
+
+// pausesAtMounts reports whether the parent has something to do when all is
+// mounted, but the root not changed yet.
+func (cr *creation) pausesAtMounts() bool {
+	h := cr.spec.Hooks
+	return len(cr.spec.Linux.NetDevices) > 0 ||
+		h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0 //nolint:staticcheck // prestart is deprecated, not gone
+}
+
+// identify completes the record with the first process, so that other commands find it.
+func (cr *creation) identify() error {
+	start, _, err := processStat(cr.PID)
+	if err != nil {
+		return err
+	}
+	cr.StartTime = start
+	if err := cr.oomScoreAdj(); err != nil {
+		return err
+	}
+	if err := cr.write(); err != nil {
+		return err
+	}
+	if f := cr.options.PIDFile; f != "" {
+		return writePIDFile(f, cr.PID)
+	}
+	return nil
+}
+
+// oomScoreAdj is written from outside: inside a user namespace there is no right to.
+func (cr *creation) oomScoreAdj() error {
+	if cr.spec.Process == nil || cr.spec.Process.OOMScoreAdj == nil {
+		return nil
+	}
+	err := setOOMScoreAdj(cr.PID, *cr.spec.Process.OOMScoreAdj, cr.Trace)
+	if errors.Is(err, unix.EACCES) {
+		cr.warn(err.Error() + ": this host has no CAP_SYS_RESOURCE, so the score can be raised only")
+		return nil
+	}
+	return err
+}
+
+// converse answers the first process until it waits for start.
+func (cr *creation) converse(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = unix.Kill(cr.PID, unix.SIGKILL) })
+	defer stop()
+	for {
+		c, fd, err := receive(cr.sync)
+		cr.report(cr.b.Len())
+		switch {
+		case err != nil:
+			return fmt.Errorf("first process: %w", err)
+		case c == syncCreated:
+			return nil
+		case c == syncFD:
+			if err := cr.forwardListener(fd); err != nil {
+				return err
+			}
+		case c == syncMounts:
+			if err := cr.atMounts(ctx); err != nil {
+				return err
+			}
+			if _, err := cr.sync.Write([]byte{syncGo}); err != nil {
+				return fmt.Errorf("first process: %w", err)
+			}
+		default: // the first process has ended
+			return cr.failure(ctx)
+		}
+	}
+}
+
+// failure tells why the first process ended before it was ready.
+func (cr *creation) failure(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	i := cr.results.Failed()
+	if i < 0 {
+		return errors.New("the first process was killed while it was being set up (out of memory in its cgroup?)")
+	}
+	if n := len(cr.search); n > 0 && i == cr.search[n-1] {
+		return cr.notFound()
+	}
+	return cr.results.Error(i, cr.b.Op(i).Event)
+}
+
+// notFound is the error of a program that is not there, or not executable.
+func (cr *creation) notFound() error {
+	name := cr.spec.Process.Args[0]
+	for _, i := range cr.search {
+		if errno := cr.results.Errno(i); errno != unix.ENOENT && errno != unix.ENOTDIR {
+			return fmt.Errorf("exec %q: %w", name, errno)
+		}
+	}
+	if len(cr.search) > 1 {
+		return fmt.Errorf("exec %q: executable file not found in $PATH: %w", name, unix.ENOENT)
+	}
+	return fmt.Errorf("exec %q: %w", name, unix.ENOENT)
+}
+
+// report explains and warns of what the script has done so far.
+func (cr *creation) report(until int) {
+	cr.b.Report(cr.results, cr.told, until, cr.PID, cr.Trace)
+	for i := cr.told; i < until; i++ {
+		if op := cr.b.Op(i); op.Warn != "" && cr.results.Errno(i) != 0 {
+			cr.warn(op.Warn)
+		}
+	}
+	for cr.told < until && cr.results.Ran(cr.told) {
+		cr.told++
+	}
+}

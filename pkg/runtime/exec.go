@@ -1,0 +1,195 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxlabs/sandbox/pkg/linux/cgroup"
+	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
+	"github.com/sandboxlabs/sandbox/pkg/linux/script"
+	"github.com/sandboxlabs/sandbox/pkg/linux/seccomp"
+)
+
+// ExecOptions are the choices of `exec` that the process does not hold.
+type ExecOptions struct {
+	IO      IO
+	PIDFile string
+	Cgroup  string // below the container's own
+}
+
+// Exec runs a further process in a running container: in its namespaces, its
+// cgroup, and behind its seccomp filter. The process is a child of the caller, which
+// must wait for it.
+func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, o ExecOptions) (*Process, error) {
+	if err := validateProcess(p); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	c, err := r.open(id)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	if s := c.status(); s != specs.StateRunning && s != specs.StateCreated {
+		return nil, fmt.Errorf("container %s is %s: %w", id, s, errdefs.ErrFailedPrecondition)
+	}
+	spec, err := c.spec()
+	if err != nil {
+		return nil, err
+	}
+	spec.Process = p
+	ns, err := planJoin(c.PID)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.close()
+
+	cg, err := c.openCgroup()
+	if err != nil {
+		return nil, err
+	}
+	if cg != nil {
+		defer cg.Close()
+		if o.Cgroup != "" {
+			sub, err := cgroup.Open(c.CgroupRoot, path.Join(c.Cgroup, path.Clean("/"+o.Cgroup)))
+			if err != nil {
+				return nil, err
+			}
+			defer sub.Close()
+			cg = sub
+		}
+	}
+	cr := &creation{Runtime: r, container: c, spec: spec, options: CreateOptions{IO: o.IO, NoNewKeyring: true}, ns: ns, cg: cg}
+	return cr.exec(ctx, o)
+}
+
+func (cr *creation) exec(ctx context.Context, o ExecOptions) (*Process, error) {
+	p := cr.spec.Process
+	host, last, err := hostCapabilities()
+	if err != nil {
+		return nil, err
+	}
+	var filter *seccomp.Filter
+	if s := cr.spec.Linux.Seccomp; s != nil {
+		f, _, err := seccomp.Compile(s)
+		if err != nil {
+			return nil, err
+		}
+		filter = &f
+	}
+	ours, theirs, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	defer ours.Close()
+	cr.sync = ours
+	results, err := memoryFile("results", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer results.Close()
+
+	b := &builder{
+		Script: script.New(cr.Trace.Enabled()), spec: cr.spec, warn: func(s string) { cr.warn(s) },
+		userns: cr.ns.own(unix.CLONE_NEWUSER),
+	}
+	cr.b = b
+	b.stdio(o.IO)
+	b.sync = b.file(theirs)
+	resultsFD := b.file(results)
+	b.umask0()
+	b.procfs = b.open(cwd, "/proc", unix.O_PATH|unix.O_DIRECTORY).Get()
+	b.joinNamespaces(&cr.ns)
+	b.root = cwd
+	var slave *script.Var
+	if p.Terminal {
+		if o.IO.Console == nil {
+			return nil, errors.New("process.terminal is set, but there is no console socket to send the terminal to")
+		}
+		s := b.terminal(o.IO.Console)
+		slave = &s
+	}
+	if err := b.process(p, cr.ID, cr.options, slave, host); err != nil {
+		return nil, err
+	}
+	program, search := b.lookPath(p)
+	cr.search = search
+	b.closeExec()
+	b.identity(p, host, last, filter)
+	b.tell(syncCreated)
+	execve := b.execve(p, program, "a further process of the container becomes the program")
+
+	res, err := script.CreateResults(results, b.Len())
+	if err != nil {
+		return nil, err
+	}
+	defer res.Close()
+	cr.results = res
+	if err := cr.cloneInto(resultsFD); err != nil {
+		return nil, err
+	}
+	_ = theirs.Close() // or we would never see its end
+	defer cr.process.Close()
+	pid := cr.process.PID
+	cr.PID = pid
+	err = cr.seeOff(ctx, execve)
+	if err == nil && p.OOMScoreAdj != nil {
+		err = setOOMScoreAdj(pid, *p.OOMScoreAdj, cr.Trace)
+	}
+	if err == nil && o.PIDFile != "" {
+		err = writePIDFile(o.PIDFile, pid)
+	}
+	if err != nil {
+		return nil, errors.Join(err, killAndReap(pid))
+	}
+	return &Process{PID: pid}, nil
+}
+
+// cloneInto starts the process in the container's cgroup and namespaces.
+func (cr *creation) cloneInto(resultsFD int) error {
+	attr := &syscall.SysProcAttr{}
+	value := ""
+	if cr.cg != nil {
+		attr.UseCgroupFD, attr.CgroupFD = true, cr.cg.FD()
+		value = "CLONE_INTO_CGROUP"
+	}
+	ev := explain.Event{Op: "clone3", Target: cr.ID, Value: value, Why: "a process in the container's cgroup from its first instruction"}
+	err := onThread(true, func() error {
+		if err := cr.ns.enter(cr.Trace); err != nil {
+			return err
+		}
+		return cr.Trace.Do(ev, func() (err error) {
+			cr.process, err = cr.b.Start(cr.b.files, resultsFD, attr)
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("clone into container %s: %w", cr.ID, err)
+	}
+	return nil
+}
+
+// seeOff follows the process until it has executed the program.
+func (cr *creation) seeOff(ctx context.Context, execve int) error {
+	if err := cr.converse(ctx); err != nil {
+		return err
+	}
+	if _, _, err := receive(cr.sync); err != nil { // closed by execve, or by the end
+		return err
+	}
+	cr.report(cr.b.Len())
+	if i := cr.results.Failed(); i >= 0 {
+		return cr.results.Error(i, cr.b.Op(i).Event)
+	}
+	ev := cr.b.Op(execve).Event
+	ev.Actor, ev.PID, ev.Time = "init", cr.PID, cr.results.Started(execve)
+	cr.Trace.Emit(ev)
+	return nil
+}

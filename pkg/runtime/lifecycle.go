@@ -1,0 +1,265 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
+	"github.com/sandboxlabs/sandbox/pkg/linux/script"
+)
+
+// State returns what the runtime-spec's state operation does.
+func (r *Runtime) State(id string) (*specs.State, error) {
+	c, err := r.open(id)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	return c.state(c.status()), nil
+}
+
+// Listed is one row of List.
+type Listed struct {
+	specs.State
+	Rootfs  string    `json:"rootfs"`
+	Created time.Time `json:"created"`
+	Owner   string    `json:"owner"`
+}
+
+// List returns all containers below Root, by ID.
+func (r *Runtime) List() ([]Listed, error) {
+	entries, err := os.ReadDir(r.Root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []Listed
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		c, err := r.open(e.Name())
+		if errdefs.IsNotFound(err) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, Listed{State: *c.state(c.status()), Rootfs: c.Rootfs, Created: c.Created, Owner: "root"})
+		c.close()
+	}
+	return list, nil
+}
+
+// Start lets a created container's first process become the user's program.
+func (r *Runtime) Start(ctx context.Context, id string) error {
+	c, err := r.open(id)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if s := c.status(); s != specs.StateCreated {
+		return fmt.Errorf("container %s is %s, not created: %w", id, s, errdefs.ErrFailedPrecondition)
+	}
+	if !c.HasProcess {
+		return fmt.Errorf("container %s has no process to start: %w", id, errdefs.ErrFailedPrecondition)
+	}
+	hooks := c.Hooks
+	if hooks != nil {
+		if err := r.inContainer(ctx, "startContainer", hooks.StartContainer, c.state(specs.StateCreated)); err != nil {
+			return r.stopAfter(ctx, c, err)
+		}
+	}
+	if err := r.release(c); err != nil {
+		return err
+	}
+	if hooks != nil {
+		if err := r.runHooks(ctx, "poststart", hooks.Poststart, c.state(specs.StateRunning), nil); err != nil {
+			return r.stopAfter(ctx, c, err)
+		}
+	}
+	return nil
+}
+
+// stopAfter stops the container because of a hook that failed (runtime.md,
+// Lifecycle, steps 7 and 9: stop the container, and continue at step 12).
+func (r *Runtime) stopAfter(ctx context.Context, c *container, cause error) error {
+	return errors.Join(cause, r.destroy(context.WithoutCancel(ctx), c))
+}
+
+// release wakes the first process and waits until it has executed the user's program.
+func (r *Runtime) release(c *container) error {
+	// Opened first: at its end, the first process has executed or died.
+	done, err := os.OpenFile(c.path(doneFIFO), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer done.Close()
+	wake, err := os.OpenFile(c.path(goFIFO), os.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return fmt.Errorf("container %s: its first process has ended: %w", c.ID, err)
+	}
+	defer wake.Close()
+	if _, err := wake.Write([]byte{syncGo}); err != nil {
+		return fmt.Errorf("wake the first process: %w", err)
+	}
+	if _, err := io.ReadAll(done); err != nil {
+		return fmt.Errorf("wait for execve: %w", err)
+	}
+	if err := os.Remove(c.path(goFIFO)); err != nil {
+		return err
+	}
+	return r.tail(c)
+}
+
+// tail reports the operations that followed the wait for start, and how they ended.
+func (r *Runtime) tail(c *container) error {
+	f, err := os.OpenFile(c.path(resultsFile), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	res, err := script.OpenResults(f, c.Ops)
+	if err != nil {
+		return err
+	}
+	defer res.Close()
+	failed := res.Failed()
+	for _, op := range c.Tail {
+		if op.Index == failed {
+			return res.Error(failed, op.Event)
+		}
+		// A call that replaces the program returns to nobody.
+		ev := op.Event
+		ev.Actor, ev.PID, ev.Time = "init", c.PID, res.Started(op.Index)
+		r.Trace.Emit(ev)
+	}
+	if failed >= 0 {
+		return fmt.Errorf("operation %d of the first process: %w", failed, res.Errno(failed))
+	}
+	return nil
+}
+
+// Kill sends a signal to the container's first process or, with all, to every
+// process in its cgroup.
+func (r *Runtime) Kill(id string, sig unix.Signal, all bool) error {
+	c, err := r.open(id)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	status := c.status()
+	if all {
+		return r.killAll(c, sig)
+	}
+	if status == specs.StateStopped {
+		return fmt.Errorf("container %s is not running: %w", id, errdefs.ErrFailedPrecondition)
+	}
+	ev := explain.Event{Op: "kill", Target: fmt.Sprint(c.PID), Value: unix.SignalName(sig)}
+	if err := r.Trace.Do(ev, func() error { return c.signal(sig) }); err != nil {
+		return err
+	}
+	if status == StatusPaused && sig == unix.SIGKILL {
+		return r.thaw(c) // a frozen process dies, too, but only when it thaws on old kernels
+	}
+	return nil
+}
+
+// signal sends sig to the first process, by a pidfd that is proved to be it:
+// its PID may have been given to another one.
+func (c *container) signal(sig unix.Signal) error {
+	fd, err := unix.PidfdOpen(c.PID, 0)
+	if err != nil {
+		return fmt.Errorf("process %d: %w", c.PID, err)
+	}
+	defer unix.Close(fd)
+	if start, _, err := processStat(c.PID); err != nil || start != c.StartTime {
+		return fmt.Errorf("container %s is not running: %w", c.ID, errdefs.ErrFailedPrecondition)
+	}
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil {
+		return fmt.Errorf("signal process %d: %w", c.PID, err)
+	}
+	return nil
+}
+
+func (r *Runtime) killAll(c *container, sig unix.Signal) error {
+	cg, err := c.openCgroup()
+	if err != nil || cg == nil {
+		return err
+	}
+	defer cg.Close()
+	if sig == unix.SIGKILL {
+		return cg.Kill(context.Background(), r.Trace)
+	}
+	pids, err := cg.PIDs(true)
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("signal process %d: %w", pid, err)
+		}
+	}
+	return nil
+}
+
+// Delete removes a stopped container. With force it is killed first, and that
+// there is no such container is no error.
+func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
+	c, err := r.open(id)
+	if err != nil {
+		if force && errdefs.IsNotFound(err) {
+			return nil
+		}
+		return err
+	}
+	defer c.close()
+	if s := c.status(); s != specs.StateStopped && !force {
+		return fmt.Errorf("container %s is %s: stop it first, or use --force: %w", id, s, errdefs.ErrFailedPrecondition)
+	}
+	return r.destroy(ctx, c)
+}
+
+// destroy takes back what create has made, and can be repeated.
+func (r *Runtime) destroy(ctx context.Context, c *container) error {
+	if c.PID != 0 && c.status() != specs.StateStopped {
+		if err := c.signal(unix.SIGKILL); err != nil && !errdefs.IsFailedPrecondition(err) && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	cg, err := c.openCgroup()
+	if err != nil {
+		return err
+	}
+	if cg != nil {
+		defer cg.Close()
+		// Processes that the first one has left behind, in a shared PID namespace.
+		if populated, err := cg.Populated(); err == nil && populated {
+			if err := cg.Kill(ctx, r.Trace); err != nil {
+				return err
+			}
+		}
+		if err := cg.Delete(ctx, r.Trace); err != nil {
+			return err
+		}
+	}
+	if c.Hooks != nil {
+		r.poststop(ctx, c.Hooks.Poststop, c.state(specs.StateStopped))
+	}
+	if err := os.RemoveAll(c.dir); err != nil {
+		return fmt.Errorf("remove %s: %w", filepath.Base(c.dir), err)
+	}
+	return nil
+}
