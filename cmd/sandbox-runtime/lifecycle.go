@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -20,7 +22,7 @@ type createFlags struct {
 	preserveFDs   int
 }
 
-func (c *createFlags) define(fs flagSet) {
+func (c *createFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&c.Bundle, "bundle", ".", "`folder` with config.json")
 	fs.StringVar(&c.Bundle, "b", ".", "short for --bundle")
 	fs.StringVar(&c.consoleSocket, "console-socket", "", "unix `socket` that gets the terminal's master")
@@ -45,12 +47,12 @@ func (c *createFlags) open() error {
 }
 
 func stdio(preserve int) runtime.IO {
-	io := runtime.IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	streams := runtime.IO{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	for i := range preserve {
 		fd := 3 + i
-		io.Extra = append(io.Extra, os.NewFile(uintptr(fd), "fd "+strconv.Itoa(fd)))
+		streams.Extra = append(streams.Extra, os.NewFile(uintptr(fd), "fd "+strconv.Itoa(fd)))
 	}
-	return io
+	return streams
 }
 
 func create(ctx context.Context, g *global, args []string) (int, error) {
@@ -182,8 +184,10 @@ func remove(ctx context.Context, g *global, args []string) (int, error) {
 	return 0, nil
 }
 
-func printJSON(v any) error {
-	enc := json.NewEncoder(os.Stdout)
+func printJSON(v any) error { return encode(os.Stdout, v) }
+
+func encode(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -62,11 +61,15 @@ type container struct {
 	lock *os.File
 }
 
-var idPattern = regexp.MustCompile(`^[a-zA-Z0-9_+.-]{1,1024}$`)
-
+// validateID keeps an ID from being a path, or longer than a file name can be.
 func validateID(id string) error {
-	if !idPattern.MatchString(id) || id == "." || id == ".." {
-		return fmt.Errorf("container ID %q: use letters, digits and _ + . -: %w", id, errdefs.ErrInvalidArgument)
+	ok := id != "" && len(id) <= 255 && id != "." && id != ".."
+	for _, c := range []byte(id) {
+		ok = ok && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' ||
+			c == '_' || c == '+' || c == '-' || c == '.')
+	}
+	if !ok {
+		return fmt.Errorf("container ID %q: use at most 255 letters, digits and _ + . -: %w", id, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

@@ -22,6 +22,8 @@ type ExecOptions struct {
 	IO      IO
 	PIDFile string
 	Cgroup  string // below the container's own
+	// IgnorePaused lets the process be made in a paused container; it runs when that is resumed.
+	IgnorePaused bool
 }
 
 // Exec runs a further process in a running container: in its namespaces, its
@@ -36,7 +38,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, o ExecO
 		return nil, err
 	}
 	defer c.close()
-	if s := c.status(); s != specs.StateRunning && s != specs.StateCreated {
+	if s := c.status(); s != specs.StateRunning && s != specs.StateCreated && (s != StatusPaused || !o.IgnorePaused) {
 		return nil, fmt.Errorf("container %s is %s: %w", id, s, errdefs.ErrFailedPrecondition)
 	}
 	spec, err := c.spec()

@@ -28,6 +28,16 @@ func (r *Runtime) State(id string) (*specs.State, error) {
 	return c.state(c.status()), nil
 }
 
+// Spec returns the container's configuration as it was at create.
+func (r *Runtime) Spec(id string) (*specs.Spec, error) {
+	c, err := r.open(id)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	return c.spec()
+}
+
 // Listed is one row of List.
 type Listed struct {
 	specs.State
