@@ -24,6 +24,9 @@ type ContainerSpec struct {
 	ReadOnly   bool   `json:"read_only,omitempty"`
 	Privileged bool   `json:"privileged,omitempty"`
 	StopSignal string `json:"stop_signal,omitempty"`
+	// StopTimeout is for how many seconds a stop waits before it kills;
+	// nil: 10, negative: for ever.
+	StopTimeout *int `json:"stop_timeout,omitempty"`
 
 	Mounts      []Mount           `json:"mounts,omitempty"` // -v, --tmpfs, --mount
 	CapAdd      []string          `json:"cap_add,omitempty"`
