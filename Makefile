@@ -5,6 +5,7 @@
 export CGO_ENABLED := 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 GOBUILD := go build -trimpath -buildvcs=false
+LDFLAGS := -s -w -X main.version=$(VERSION)
 SUDO    := $(if $(filter-out 0,$(shell id -u)),sudo)
 EMBED   := pkg/embedded/files
 
@@ -15,14 +16,14 @@ VM_PACKAGES := ./pkg/linux/...,./pkg/runtime/...,./pkg/engine/...,./cmd/...
 .PHONY: build assets up test bench conformance lint clean setup setup-test
 
 build: assets
-	@$(GOBUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/sandbox ./cmd/sandbox
+	@$(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/sandbox ./cmd/sandbox
 
 # What `sandbox` carries inside. go build leaves an up-to-date file alone.
 assets: bin/sandbox-runtime $(EMBED)/toolbox.tar.gz
 
 .PHONY: bin/sandbox-runtime
 bin/sandbox-runtime:
-	@$(GOBUILD) -ldflags '-s -w' -o $@ ./cmd/sandbox-runtime
+	@$(GOBUILD) -ldflags '$(LDFLAGS)' -o $@ ./cmd/sandbox-runtime
 	@cmp -s $@ $(EMBED)/$(@F) || cp $@ $(EMBED)/
 
 $(EMBED)/toolbox.tar.gz: scripts/build-toolbox $(shell find images/toolbox -type f 2>/dev/null)
@@ -45,7 +46,9 @@ conformance: setup-test bin/sandbox-runtime
 	@scripts/conformance
 
 bench: setup-test build
-	@scripts/bench
+	@$(GOBUILD) -o bin/bench ./scripts/bench
+	@scripts/with-cgroup2 bin/bench runtimes
+	@$(SUDO) unshare --mount --pid --net --fork --kill-child --mount-proc --propagation private bin/bench engines
 
 lint:
 	@scripts/lint
