@@ -25,13 +25,11 @@ func decodeBody(w http.ResponseWriter, r *http.Request, v any) error {
 			err = errors.New("more than one JSON value")
 		}
 	}
-	// The deadline of the body must not end the handler's work; see serve.
-	if e := http.NewResponseController(w).SetReadDeadline(time.Time{}); e != nil {
-		return e
-	}
 	switch {
 	case err == nil:
-		return nil
+		// The deadline of the body must not end the handler's work; see serve.
+		// After an error it stays: the server still discards what is to come.
+		return http.NewResponseController(w).SetReadDeadline(time.Time{})
 	case err == io.EOF:
 		err = errors.New("it is empty, JSON is expected")
 	case isTooLarge(err):
