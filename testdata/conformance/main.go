@@ -36,7 +36,7 @@ func main() {
 	match := flag.String("run", "", "run only programs that match this regular expression")
 	timeout := flag.Duration("timeout", time.Minute, "limit for one program")
 	jobs := flag.Int("j", 4, "programs that run at once: they mostly wait")
-	verbose := flag.Bool("v", false, "print the output of programs that fail with the last runtime")
+	verbose := flag.Bool("v", false, "print why programs fail with the last runtime")
 	flag.Parse()
 	scratch, err := os.MkdirTemp("", "conformance.")
 	if err != nil {
@@ -191,7 +191,7 @@ func report(names, runtimes []string, results [][]result, verbose bool) bool {
 	}
 	fmt.Fprintln(w)
 	passed := make([]int, len(runtimes))
-	var behind, detail strings.Builder
+	var behind, lost, detail strings.Builder
 	for i, name := range names {
 		fmt.Fprint(w, name)
 		for j, r := range results[i] {
@@ -204,12 +204,11 @@ func report(names, runtimes []string, results [][]result, verbose bool) bool {
 		first, last := results[i][0], results[i][len(runtimes)-1]
 		if first.passed() && !last.passed() {
 			fmt.Fprintf(&behind, "  %s\n", name)
-		} else if lost := first.lost(last); len(lost) > 0 {
-			// Both fail, and not in the same assertions.
-			fmt.Fprintf(&detail, "  %s: %s\n", name, strings.Join(lost, "; "))
+		} else if fewer := first.lost(last); len(fewer) > 0 {
+			fmt.Fprintf(&lost, "  %s: %s\n", name, strings.Join(fewer, "; "))
 		}
 		if verbose && !last.passed() {
-			fmt.Fprintf(&detail, "----- %s\n%s", name, last.output)
+			fmt.Fprintf(&detail, "----- %s\n%s", name, last.failures())
 		}
 	}
 	fmt.Fprint(w, "passed")
@@ -219,8 +218,9 @@ func report(names, runtimes []string, results [][]result, verbose bool) bool {
 	fmt.Fprintln(w)
 	w.Flush()
 	reference, last := filepath.Base(runtimes[0]), filepath.Base(runtimes[len(runtimes)-1])
-	if detail.Len() > 0 {
-		fmt.Printf("\nassertions that %s passes and %s does not, in programs that neither passes:\n%s", reference, last, detail.String())
+	fmt.Print(detail.String())
+	if lost.Len() > 0 {
+		fmt.Printf("\nassertions that %s passes and %s does not, in programs that neither passes:\n%s", reference, last, lost.String())
 	}
 	if behind.Len() > 0 {
 		fmt.Printf("\n%s passes these and %s does not:\n%s", reference, last, behind.String())

@@ -79,6 +79,22 @@ func (r result) lost(other result) []string {
 	return slices.Compact(lost)
 }
 
+// failures returns the output without the assertions that hold.
+func (r result) failures() string {
+	var b strings.Builder
+	show := true
+	for line := range strings.Lines(r.output) {
+		// What is indented belongs to the assertion above.
+		if !strings.HasPrefix(line, " ") {
+			show = !strings.HasPrefix(line, "ok ") && !strings.HasPrefix(line, "TAP version")
+		}
+		if show {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
 func (r result) String() string {
 	switch {
 	case r.passed():
