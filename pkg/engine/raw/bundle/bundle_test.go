@@ -113,6 +113,7 @@ func TestBuildGolden(t *testing.T) {
 		}},
 		{name: "mount-on-dev", change: func(in *Input) {
 			in.Spec.Mounts = []api.Mount{{Type: "bind", Source: "/dev", Target: "/dev", Options: []string{"rbind", "rshared"}}}
+			in.Spec.Devices = []string{"/dev/fuse"}
 		}, warnings: []string{"mounts that the container makes below /dev do not appear on the host: rshared has the effect of slave"}},
 		{name: "capabilities-none", change: func(in *Input) { in.Spec.CapDrop = []string{"ALL"} }},
 		{name: "capabilities-some", change: func(in *Input) {

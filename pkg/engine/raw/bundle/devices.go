@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -123,6 +124,11 @@ func (b *builder) devices() error {
 			})
 		}
 		linux.Devices = append(linux.Devices, device.node(target))
+	}
+	if slices.ContainsFunc(b.spec.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev" && m.Type == "bind" }) {
+		// The nodes would be made in the folder that is mounted there, which
+		// is the host's. The rules remain: what it holds may be used.
+		linux.Devices = nil
 	}
 	return nil
 }
