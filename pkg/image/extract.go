@@ -268,9 +268,9 @@ func (x *extractor) mkdir(dir int, name, base string, hdr *tar.Header, own ids) 
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			err = nil
 		} else {
-			// The layer removed a file or directory of the layers below and
-			// then made this one: nothing below may shine through.
-			opaque = st.Mode&unix.S_IFMT == unix.S_IFCHR
+			// A whiteout, or a file, that hid what the layers below have here:
+			// that may not shine through the directory either.
+			opaque = true
 			err = x.replace(dir, base, func() error { return unix.Mkdirat(dir, base, 0o700) })
 		}
 	}

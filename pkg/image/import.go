@@ -65,6 +65,9 @@ func (s *Store) Import(ctx context.Context, r io.Reader, opts ImportOptions) (im
 		img.Source = cmpOr(opts.Source, SourceArchive)
 		images = append(images, img)
 	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, fmt.Errorf("import image: %w", err)
+	}
 	if err := s.publish(ctx, stage, images); err != nil {
 		return nil, fmt.Errorf("import image: %w", err)
 	}
@@ -153,7 +156,7 @@ func (s *Store) readArchive(ctx context.Context, r io.Reader, stage *staging, pr
 		layout ispec.ImageLayout
 		seen   = map[string]bool{}
 		left   = s.limits.Archive
-		tr     = tar.NewReader(&limitReader{r: stream, left: 2 * s.limits.Archive, why: "archive is too large"})
+		tr     = tar.NewReader(&limitReader{r: stream, left: s.limits.Archive + int64(s.limits.Files)<<11, why: "archive is too large"})
 	)
 	for files := 0; ; files++ {
 		hdr, err := tr.Next()
