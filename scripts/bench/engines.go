@@ -33,7 +33,7 @@ func engines(tmp string, n int) error {
 		if err := unix.Mount(source, dir, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("bind %s: %w", dir, err)
 		}
-		defer unix.Unmount(dir, unix.MNT_DETACH)
+		defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
 	}
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil {
 		return fmt.Errorf("mount tmpfs on /run: %w", err)
@@ -120,7 +120,7 @@ func daemon(probe string, argv ...string) (pid int, stop func(), err error) {
 	stop = func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
-		case <-ended:
+		case <-ended: // by a signal: its error says no more
 		case <-time.After(15 * time.Second):
 			_ = cmd.Process.Kill()
 		}

@@ -44,7 +44,7 @@ func main() {
 	host = append(host, flag.Args()...)
 
 	start := time.Now()
-	r := &report{out: os.Stdout, tests: map[test]*outcome{}, output: map[string]*strings.Builder{}}
+	r := newReport(os.Stdout)
 	var wg sync.WaitGroup
 	wg.Go(func() { r.command(ctx, "host", host) })
 	if *vm != "" {

@@ -28,6 +28,10 @@ type report struct {
 	errors int                         // what failed and is not a test
 }
 
+func newReport(out io.Writer) *report {
+	return &report{out: out, tests: map[test]*outcome{}, output: map[string]*strings.Builder{}}
+}
+
 // add takes in one event, prints what is worth showing at once (packages that
 // ended, the output of failures), and reports whether it was a failure.
 func (r *report) add(where string, e event) bool {

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestReport feeds the events of two places and compares what is printed.
+func TestReport(t *testing.T) {
+	const host = `{"Action":"start","Package":"p"}
+{"Action":"run","Package":"p","Test":"TestGood"}
+{"Action":"pass","Package":"p","Test":"TestGood"}
+{"Action":"run","Package":"p","Test":"TestLimit"}
+{"Action":"output","Package":"p","Test":"TestLimit","Output":"=== RUN   TestLimit\n"}
+{"Action":"output","Package":"p","Test":"TestLimit","Output":"    limit_test.go:7: no memory controller\n"}
+{"Action":"output","Package":"p","Test":"TestLimit","Output":"--- SKIP: TestLimit (0.00s)\n"}
+{"Action":"skip","Package":"p","Test":"TestLimit"}
+{"Action":"output","Package":"p","Test":"TestTime","Output":"    time_test.go:9: no time namespaces: CONFIG_TIME_NS\n"}
+{"Action":"skip","Package":"p","Test":"TestTime"}
+{"Action":"pass","Package":"p","Elapsed":1.5}
+{"Action":"run","Package":"q","Test":"TestHang"}
+{"Action":"output","Package":"q","Test":"TestHang","Output":"panic: test timed out\n"}
+{"Action":"output","Package":"q","Output":"exit status 2\n"}
+{"Action":"fail","Package":"q","Elapsed":2}
+{"Action":"output","Package":"r","Output":"TestMain gave up\n"}
+{"Action":"fail","Package":"r","Elapsed":3}
+{"Action":"build-output","ImportPath":"s","Output":"s.go:1: syntax error\n"}
+{"Action":"build-fail","ImportPath":"s"}
+`
+	const vm = `{"Action":"pass","Package":"p","Test":"TestLimit"}
+{"Action":"output","Package":"p","Test":"TestGood","Output":"    good_test.go:3: not here\n"}
+{"Action":"fail","Package":"p","Test":"TestGood"}
+{"Action":"fail","Package":"p"}
+`
+	const want = `ok    host  p  1.5 s
+FAIL  host  q TestHang did not end
+      panic: test timed out
+FAIL  host  q
+FAIL  host  r
+      TestMain gave up
+s.go:1: syntax error
+FAIL  host  s does not build
+FAIL  vm    p TestGood
+          good_test.go:3: not here
+FAIL  vm    p
+skipped everywhere:
+  p TestTime: no time namespaces: CONFIG_TIME_NS
+failed:
+  p TestGood
+  q TestHang
+1 passed, 4 failed, 1 skipped
+`
+	var out strings.Builder
+	r := newReport(&out)
+	for _, stream := range []struct{ where, events string }{{"host", host}, {"vm", vm}} {
+		if failed, err := r.read(stream.where, strings.NewReader(stream.events)); !failed || err != nil {
+			t.Errorf("%s: failed %v, error %v", stream.where, failed, err)
+		}
+	}
+	if r.summary() {
+		t.Error("the summary says that all is well")
+	}
+	if out.String() != want {
+		t.Errorf("got:\n%s\nwant:\n%s", out.String(), want)
+	}
+}
