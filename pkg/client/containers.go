@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -60,12 +61,17 @@ func (c *Client) framed(ctx context.Context, r request, onFrame func(api.Frame))
 	return out, err
 }
 
-// StopContainer sends the stop signal, then KILL after grace.
+// SpecGrace leaves it to the container's spec how long a stop waits.
+const SpecGrace = time.Duration(math.MinInt64)
+
+// StopContainer sends the stop signal, then KILL after grace: [SpecGrace], or
+// a time, which is for ever if negative.
 func (c *Client) StopContainer(ctx context.Context, ref string, grace time.Duration) error {
-	return c.call(ctx, request{
-		method: http.MethodPost, path: containerPath(ref, "stop"),
-		query: url.Values{"grace": {grace.String()}},
-	}, nil)
+	r := request{method: http.MethodPost, path: containerPath(ref, "stop")}
+	if grace != SpecGrace {
+		r.query = url.Values{"grace": {grace.String()}}
+	}
+	return c.call(ctx, r, nil)
 }
 
 // KillContainer sends a signal, by name or number, to the first process.

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,9 +19,10 @@ type Session struct {
 	ID  string
 	TTY bool // the output is one raw stream
 
-	c    *Client
-	conn io.ReadWriteCloser
-	wait string // path that answers with the exit
+	c      *Client
+	conn   upgraded
+	cancel context.CancelFunc // of the upgraded request
+	wait   string             // path that answers with the exit
 }
 
 // Attach connects to the container's first process. Called before the start,
@@ -74,7 +74,7 @@ func (c *Client) upgrade(ctx context.Context, r request) (*Session, error) {
 		}
 		return nil, err
 	}
-	conn, ok := resp.Body.(io.ReadWriteCloser)
+	conn, ok := resp.Body.(upgraded)
 	if !stop() || !ok || resp.StatusCode != http.StatusSwitchingProtocols {
 		resp.Body.Close()
 		cancel()
@@ -84,29 +84,17 @@ func (c *Client) upgrade(ctx context.Context, r request) (*Session, error) {
 		return nil, fmt.Errorf("%s %s: the daemon answered %s instead of switching to a stream", r.method, r.path, resp.Status)
 	}
 	return &Session{
-		ID:   resp.Header.Get(api.SessionHeader),
-		TTY:  resp.Header.Get("Content-Type") == api.StreamRaw,
-		c:    c,
-		conn: closeFunc{conn, cancel},
+		ID:  resp.Header.Get(api.SessionHeader),
+		TTY: resp.Header.Get("Content-Type") == api.StreamRaw,
+		c:   c, conn: conn, cancel: cancel,
 	}, nil
 }
 
-// closeFunc cancels a request's context once its stream is closed.
-type closeFunc struct {
+// upgraded is the connection of an upgraded request: an http.Transport gives it
+// as the answer's body.
+type upgraded interface {
 	io.ReadWriteCloser
-	cancel context.CancelFunc
-}
-
-func (c closeFunc) Close() error {
-	defer c.cancel()
-	return c.ReadWriteCloser.Close()
-}
-
-func (c closeFunc) CloseWrite() error {
-	if w, ok := c.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
-	}
-	return errors.ErrUnsupported
+	CloseWrite() error
 }
 
 func (s *Session) path(verb string) string {
@@ -120,12 +108,13 @@ func (s *Session) Read(p []byte) (int, error) { return s.conn.Read(p) }
 func (s *Session) Write(p []byte) (int, error) { return s.conn.Write(p) }
 
 // CloseWrite ends stdin; output goes on.
-func (s *Session) CloseWrite() error {
-	return s.conn.(closeFunc).CloseWrite()
-}
+func (s *Session) CloseWrite() error { return s.conn.CloseWrite() }
 
 // Close ends the session. The process it was attached to runs on.
-func (s *Session) Close() error { return s.conn.Close() }
+func (s *Session) Close() error {
+	defer s.cancel()
+	return s.conn.Close()
+}
 
 // CopyOutput copies the process's output to stdout and stderr until its end.
 // A terminal has only one stream, stdout.

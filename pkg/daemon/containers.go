@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -19,6 +20,7 @@ import (
 
 const (
 	defaultGrace  = 10 * time.Second
+	forever       = time.Duration(math.MaxInt64)
 	statsInterval = time.Second
 )
 
@@ -116,12 +118,12 @@ func framed(w http.ResponseWriter, r *http.Request, status int, do func(*explain
 
 // act makes one change to a container, answers with nothing and publishes what
 // was done.
-func (d *Daemon) act(w http.ResponseWriter, r *http.Request, action string, do func(id string) error, more ...func(*api.Event)) error {
+func (d *Daemon) act(w http.ResponseWriter, r *http.Request, action string, do func(api.Container) error, more ...func(*api.Event)) error {
 	c, err := d.Engine.Inspect(r.Context(), r.PathValue("ref"))
 	if err != nil {
 		return err
 	}
-	if err := do(c.ID); err != nil {
+	if err := do(c); err != nil {
 		return err
 	}
 	if action != "" {
@@ -135,24 +137,44 @@ func (d *Daemon) deleteContainer(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return d.act(w, r, api.EventRemove, func(id string) error {
-		return d.Engine.Remove(r.Context(), id, force)
+	return d.act(w, r, api.EventRemove, func(c api.Container) error {
+		return d.Engine.Remove(r.Context(), c.ID, force)
 	})
 }
 
+// postStop waits as long as it is told to before it kills, or else as long as
+// the container's spec says.
 func (d *Daemon) postStop(w http.ResponseWriter, r *http.Request) error {
-	grace, err := query(r, "grace", defaultGrace, parseGrace)
+	grace, err := query(r, "grace", nil, parseGrace)
 	if err != nil {
 		return err
 	}
 	// Its event is the exit.
-	return d.act(w, r, "", func(id string) error { return d.Engine.Stop(r.Context(), id, grace) })
+	return d.act(w, r, "", func(c api.Container) error {
+		return d.Engine.Stop(r.Context(), c.ID, graceOf(grace, c.Spec.StopTimeout))
+	})
+}
+
+// graceOf chooses between what a stop asks for, what the container's spec says
+// in seconds, and the default. A negative grace is for ever.
+func graceOf(asked *time.Duration, spec *int) time.Duration {
+	grace := defaultGrace
+	switch {
+	case asked != nil:
+		grace = *asked
+	case spec != nil:
+		grace = time.Duration(*spec) * time.Second
+	}
+	if grace < 0 {
+		return forever
+	}
+	return grace
 }
 
 func (d *Daemon) postKill(w http.ResponseWriter, r *http.Request) error {
 	signal := signalOf(r)
 	return d.act(w, r, api.EventKill,
-		func(id string) error { return d.Engine.Kill(r.Context(), id, signal) },
+		func(c api.Container) error { return d.Engine.Kill(r.Context(), c.ID, signal) },
 		func(e *api.Event) { e.Signal = signal })
 }
 
@@ -165,11 +187,11 @@ func signalOf(r *http.Request) string {
 }
 
 func (d *Daemon) postPause(w http.ResponseWriter, r *http.Request) error {
-	return d.act(w, r, api.EventPause, func(id string) error { return d.Engine.Pause(r.Context(), id) })
+	return d.act(w, r, api.EventPause, func(c api.Container) error { return d.Engine.Pause(r.Context(), c.ID) })
 }
 
 func (d *Daemon) postUnpause(w http.ResponseWriter, r *http.Request) error {
-	return d.act(w, r, api.EventUnpause, func(id string) error { return d.Engine.Unpause(r.Context(), id) })
+	return d.act(w, r, api.EventUnpause, func(c api.Container) error { return d.Engine.Unpause(r.Context(), c.ID) })
 }
 
 func (d *Daemon) postWait(w http.ResponseWriter, r *http.Request) error {

@@ -467,3 +467,21 @@ func TestMany(t *testing.T) {
 		t.Errorf("%d of 20", ok.Load())
 	}
 }
+
+func TestGrace(t *testing.T) {
+	second, seven, never := time.Second, 7, -1
+	for _, tc := range []struct {
+		asked *time.Duration
+		spec  *int
+		want  time.Duration
+	}{
+		{nil, nil, 10 * time.Second},
+		{nil, &seven, 7 * time.Second},
+		{&second, &seven, time.Second},
+		{nil, &never, forever},
+	} {
+		if got := graceOf(tc.asked, tc.spec); got != tc.want {
+			t.Errorf("%v %v: %v, want %v", tc.asked, tc.spec, got, tc.want)
+		}
+	}
+}

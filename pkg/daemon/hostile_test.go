@@ -69,7 +69,7 @@ func TestHostileRequests(t *testing.T) {
 		{"query", "GET /v1/containers?al=1 HTTP/1.1\r\nHost: sandbox\r\n\r\n", 400, api.ClassInvalidArgument, `"al"`},
 		{"bool", "DELETE /v1/containers/x?force=maybe HTTP/1.1\r\nHost: sandbox\r\n\r\n", 400, api.ClassInvalidArgument, "force"},
 		{"time", "GET /v1/containers/x/logs?since=yesterday HTTP/1.1\r\nHost: sandbox\r\n\r\n", 400, api.ClassInvalidArgument, "since"},
-		{"grace", post("/v1/containers/x/stop?grace=-3s", ""), 400, api.ClassInvalidArgument, "grace"},
+		{"grace", post("/v1/containers/x/stop?grace=soon", ""), 400, api.ClassInvalidArgument, "grace"},
 		{"size", post("/v1/sessions/x/resize?rows=70000&cols=1", ""), 400, api.ClassInvalidArgument, "rows"},
 		{"no session", post("/v1/sessions/x/wait", ""), 404, api.ClassNotFound, "session"},
 		{"no upgrade", post("/v1/containers/x/attach", ""), 400, api.ClassInvalidArgument, "Upgrade"},

@@ -71,13 +71,11 @@ func query[T any](r *http.Request, name string, absent T, parse func(string) (T,
 }
 
 // parseGrace takes a Go duration, or seconds as docker's stop --time does.
-func parseGrace(s string) (time.Duration, error) {
-	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
-		return time.Duration(n) * time.Second, nil
+func parseGrace(s string) (*time.Duration, error) {
+	if n, err := strconv.ParseInt(s, 10, 32); err == nil {
+		d := time.Duration(n) * time.Second
+		return &d, nil
 	}
 	d, err := time.ParseDuration(s)
-	if err == nil && d < 0 {
-		err = errors.New("negative")
-	}
-	return d, err
+	return &d, err
 }

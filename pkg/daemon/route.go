@@ -59,7 +59,7 @@ var routes = []route{
 	{"GET", "/containers/{ref}", read, short, nil, (*Daemon).getContainer},
 	{"DELETE", "/containers/{ref}", write, short, []string{"force"}, (*Daemon).deleteContainer},
 	{"POST", "/containers/{ref}/start", write, short, nil, (*Daemon).postStart},
-	{"POST", "/containers/{ref}/stop", write, short, []string{"grace"}, (*Daemon).postStop},
+	{"POST", "/containers/{ref}/stop", write, long, []string{"grace"}, (*Daemon).postStop},
 	{"POST", "/containers/{ref}/kill", write, short, []string{"signal"}, (*Daemon).postKill},
 	{"POST", "/containers/{ref}/pause", write, short, nil, (*Daemon).postPause},
 	{"POST", "/containers/{ref}/unpause", write, short, nil, (*Daemon).postUnpause},
