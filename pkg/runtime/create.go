@@ -225,6 +225,9 @@ func (cr *creation) clone() error {
 		attr.UidMappings = idMappings(cr.spec.Linux.UIDMappings)
 		attr.GidMappings = idMappings(cr.spec.Linux.GIDMappings)
 		attr.GidMappingsEnableSetgroups = true
+		// Root of the namespace before it executes the script, or it would
+		// lose its capabilities by that: root outside may be nobody inside.
+		attr.Credential = &syscall.Credential{}
 	}
 	value := cloneFlags(cr.ns.clone)
 	if cr.cg != nil {

@@ -61,7 +61,7 @@ func (b *builder) joinNamespaces(ns *nsPlan) {
 		b.call(explain.Event{Op: "setns", Target: j.path, Value: cloneFlags(j.flag), Source: source, Why: "the namespace of that path, instead of a new one"},
 			unix.SYS_SETNS, script.Int(b.file(j.file)), script.Int(j.flag))
 	}
-	if b.userns {
+	if len(ns.after) > 0 && ns.after[0].flag == unix.CLONE_NEWUSER {
 		// Born as a user that the namespace does not know, or knows as
 		// somebody; become its root.
 		why := "become root of the user namespace, which is nobody special outside"

@@ -223,7 +223,7 @@ func (b *builder) mount(m *specs.Mount, o *mountOptions, ns *nsPlan, bundle, cgr
 		}
 	case m.Type == "cgroup" || m.Type == "cgroup2":
 		if ns.own(unix.CLONE_NEWCGROUP) {
-			mnt = b.fsmount("cgroup2", "", nil, nil, o.set, source, why).Get()
+			mnt = b.fsmount("cgroup2", m.Source, nil, nil, o.set, source, why).Get()
 			break
 		}
 		// Without a cgroup namespace a fresh mount would show every
@@ -249,11 +249,7 @@ func (b *builder) mount(m *specs.Mount, o *mountOptions, ns *nsPlan, bundle, cgr
 				b.closeFD(fd.Get())
 			})
 		}
-		device := m.Source
-		if device == m.Type {
-			device = ""
-		}
-		mnt = b.fsmount(m.Type, device, o.superblock, o.data, attr, source, why).Get()
+		mnt = b.fsmount(m.Type, m.Source, o.superblock, o.data, attr, source, why).Get()
 	}
 
 	target := b.mountpoint(m.Destination, dir)

@@ -103,7 +103,7 @@ func (s *Script) encode(resultsFD int) ([]byte, error) {
 			return nil, fmt.Errorf("operation %d (%s) has %d arguments", i, op.Event.Op, len(op.Args))
 		}
 		var mask uint64
-		if s.timed && op.Event.Op != "" {
+		if s.timed && s.explained(op) {
 			mask |= timed
 		}
 		b = le.AppendUint64(b, uint64(op.Nr))

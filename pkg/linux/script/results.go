@@ -125,7 +125,7 @@ func (s *Script) Report(r *Results, from, to int, pid int, trace *explain.Tracer
 	now, mono := time.Now(), monotonic()
 	for i := from; i < to; i++ {
 		op := &s.ops[i]
-		if op.Event.Op == "" || !r.Ran(i) {
+		if !s.explained(op) || !r.Ran(i) {
 			continue
 		}
 		ev := op.Event
@@ -154,4 +154,15 @@ func monotonic() time.Duration {
 		return 0
 	}
 	return time.Duration(ts.Nano())
+}
+
+// Started is when operation i of a timed script began, also of one that has not returned,
+// such as a successful execve(2); now, where that is not known.
+func (r *Results) Started(i int) time.Time {
+	now := time.Now()
+	start := r.timespec(i, 8)
+	if start == 0 {
+		return now
+	}
+	return now.Add(start - monotonic())
 }

@@ -4,7 +4,7 @@
 // inside its new namespaces, before it becomes the user's program. Here those
 // things are data: a [Script] lists the system calls, and [Script.Start]
 // assembles them into a sealed, anonymous ELF image of a few pages, whose only
-// code is a 259 byte interpreter (interp/amd64.S), and clones a process
+// code is a 268 byte interpreter (interp/amd64.S), and clones a process
 // straight into it. So
 //
 //   - the runtime's own binary never enters a container (CVE-2019-5736), nor
@@ -47,7 +47,7 @@ type Label int
 
 // Op is one operation: a system call, what follows it, and how it is told.
 type Op struct {
-	Nr   uintptr // unix.SYS_…
+	Nr   uintptr // unix.SYS_…, or NoCall
 	Args []Arg   // at most six
 	// Out, if set, receives the result of a successful call.
 	Out Var
@@ -57,12 +57,18 @@ type Op struct {
 	// next operation. No Err: the script ends, and the failure is its result.
 	OK, Err Label
 	// Event describes the operation; Event.Op and Event.Target also name it
-	// in errors. An operation without Event.Op is not explained.
+	// in errors.
 	Event explain.Event
+	// Plumbing is not explained: it changes nothing that a learner could see.
+	Plumbing bool
 	// Warn, if set, is what to tell the user when the call failed and the
 	// script went on by Err.
 	Warn string
 }
+
+// NoCall is the number of an operation that makes no system call: its first
+// argument is its result, so that Out can be set.
+const NoCall = ^uintptr(0)
 
 // Addresses of the image's parts; interp/*.S knows the first and the last.
 const (
@@ -98,6 +104,8 @@ func New(timed bool) *Script {
 		timed:  timed,
 	}
 }
+
+func (s *Script) explained(op *Op) bool { return !op.Plumbing && op.Event.Op != "" }
 
 // Timed reports whether the script's operations will be explained, so that the
 // caller can save itself the formatting of values.

@@ -60,7 +60,7 @@ func exit(code int) Op { return Op{Nr: unix.SYS_EXIT_GROUP, Args: []Arg{Int(code
 func TestBranches(t *testing.T) {
 	s := New(false)
 	missing, end := s.NewLabel(), s.NewLabel()
-	s.Do(Op{Nr: unix.SYS_ACCESS, Args: []Arg{s.String("/does/not/exist"), Int(0)}, Err: missing})
+	s.Do(Op{Nr: unix.SYS_FACCESSAT, Args: []Arg{Int(unix.AT_FDCWD), s.String("/does/not/exist"), Int(0)}, Err: missing})
 	s.Do(write(s, "found"))
 	s.Place(missing)
 	op := write(s, "missing")
@@ -68,7 +68,7 @@ func TestBranches(t *testing.T) {
 	s.Do(op)
 	s.Do(write(s, "skipped"))
 	s.Place(end)
-	s.Do(Op{Nr: unix.SYS_MKDIR, Args: []Arg{s.String("/proc"), Int(0)}, Accept: unix.EEXIST})
+	s.Do(Op{Nr: unix.SYS_MKDIRAT, Args: []Arg{Int(unix.AT_FDCWD), s.String("/proc"), Int(0)}, Accept: unix.EEXIST})
 	s.Do(exit(7))
 	res, out, ws := start(t, s)
 	if out != "missing" || ws.ExitStatus() != 7 {
@@ -86,10 +86,12 @@ func TestVariables(t *testing.T) {
 	n := s.NewVar(0)
 	s.Do(Op{Nr: unix.SYS_OPENAT, Args: []Arg{Int(unix.AT_FDCWD), s.String("/proc/self/comm"), Int(0)}, Out: fd})
 	s.Do(Op{Nr: unix.SYS_READ, Args: []Arg{fd.Get(), buf, Int(64)}, Out: n})
-	s.Do(Op{Nr: unix.SYS_WRITE, Args: []Arg{Int(1), buf, n.Get()}, Event: explain.Event{Op: "write", Target: "stdout"}})
+	text := s.NewVar(0)
+	s.Do(Op{Nr: NoCall, Args: []Arg{buf}, Out: text})
+	s.Do(Op{Nr: unix.SYS_WRITE, Args: []Arg{Int(1), text.Get(), n.Get()}, Event: explain.Event{Op: "write", Target: "stdout"}})
 	s.Do(exit(0))
 	res, out, _ := start(t, s)
-	if want := "init\n"; out != want && len(out) < 2 {
+	if out == "" || out[len(out)-1] != '\n' {
 		t.Fatalf("output %q", out)
 	}
 	var events []explain.Event

@@ -9,7 +9,7 @@
 #   rbx  the current operation      r12  its indirection mask and flags
 #   r13  what the system call returned
 #
-# An operation is 13 words; op.go gives their meaning.
+# An operation is 13 words; image.go lays them out.
 
 	.intel_syntax noprefix
 	.set OP_NR, 0
@@ -60,9 +60,12 @@ next:
 	bt r12, 5
 	jnc 2f
 	mov r9, [r9]
-2:	mov rax, [rbx+OP_NR]
+2:	mov rax, rdi           # no call: the result is the first argument
+	cmp qword ptr [rbx+OP_NR], -1
+	je 2f
+	mov rax, [rbx+OP_NR]
 	syscall
-	mov r13, rax
+2:	mov r13, rax
 	bt r12, TIMED
 	jnc 1f
 	mov rsi, [rbx+OP_RES]     # clock_gettime(CLOCK_MONOTONIC, &result.end)
