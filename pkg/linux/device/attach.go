@@ -61,7 +61,10 @@ func Attach(cgroupFD int, rules []specs.LinuxDeviceCgroup, trace *explain.Tracer
 }
 
 func loadProgram(rules []rule, trace *explain.Tracer) (fd int, err error) {
-	program := compile(rules)
+	program, err := compile(rules)
+	if err != nil {
+		return -1, err
+	}
 	var value string
 	if trace.Enabled() {
 		value = strconv.Itoa(len(program)) + " instructions: " + formatRules(rules)

@@ -207,11 +207,11 @@ func TestAttachLeavesOthersAlone(t *testing.T) {
 	cg := newCgroup(t)
 	onlyNull := []specs.LinuxDeviceCgroup{denyAll, ruleFor(true, "c", 1, 3, "rwm")}
 	attachOrSkip(t, cg, onlyNull, nil)
-	checked, err := parseRules(onlyNull)
+	program, err := Compile(onlyNull)
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, err := progLoad(compile(checked), "other")
+	foreign, err := progLoad(program, "other")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +249,7 @@ func TestAttachExplains(t *testing.T) {
 	want := []string{
 		"BPF_PROG_LOAD BPF_PROG_TYPE_CGROUP_DEVICE 21 instructions: deny a *:* rwm, allow c 136:* rw, allow b 8:1 r",
 		"BPF_PROG_ATTACH BPF_CGROUP_DEVICE BPF_F_ALLOW_MULTI",
-		"BPF_PROG_LOAD BPF_PROG_TYPE_CGROUP_DEVICE 14 instructions: deny a *:* rwm, allow c 136:* rw",
+		"BPF_PROG_LOAD BPF_PROG_TYPE_CGROUP_DEVICE 17 instructions: deny a *:* rwm, allow c 136:* rw",
 		"BPF_PROG_ATTACH BPF_CGROUP_DEVICE BPF_F_ALLOW_MULTI|BPF_F_REPLACE",
 		"BPF_PROG_DETACH BPF_CGROUP_DEVICE",
 	}

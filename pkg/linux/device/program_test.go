@@ -45,10 +45,16 @@ func run(t *testing.T, program []Instruction, q request) bool {
 			r[dst] &= imm
 		case unix.BPF_ALU64 | unix.BPF_RSH:
 			r[dst] >>= imm
-		case unix.BPF_JMP | unix.BPF_JNE:
-			skip(r[dst] != imm)
-		case unix.BPF_JMP | unix.BPF_JSET:
-			skip(r[dst]&imm != 0)
+		case unix.BPF_ALU64 | unix.BPF_LSH:
+			r[dst] <<= imm
+		case unix.BPF_ALU64 | unix.BPF_OR | unix.BPF_X:
+			r[dst] |= r[src]
+		case unix.BPF_JMP32 | unix.BPF_JEQ:
+			skip(uint32(r[dst]) == uint32(imm))
+		case unix.BPF_JMP32 | unix.BPF_JNE:
+			skip(uint32(r[dst]) != uint32(imm))
+		case unix.BPF_JMP32 | unix.BPF_JSET:
+			skip(uint32(r[dst])&uint32(imm) != 0)
 		case unix.BPF_JMP | unix.BPF_JA:
 			skip(true)
 		case unix.BPF_JMP | unix.BPF_EXIT:
@@ -159,10 +165,12 @@ func TestCompileRefusesBadRules(t *testing.T) {
 // back.
 func TestProgramDisassembles(t *testing.T) {
 	program, err := Compile([]specs.LinuxDeviceCgroup{
+		ruleFor(false, "c", 1, 5, "rwm"), // makes no difference, like denyAll
 		denyAll,
 		ruleFor(true, "c", 1, 3, "rwm"),
 		ruleFor(true, "b", 8, -1, "r"),
-		ruleFor(false, "a", -1, 7, "wm"),
+		ruleFor(false, "a", -1, 7, "rw"),
+		ruleFor(false, "b", 9, 0, "rw"), // nothing has allowed it
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -185,24 +193,21 @@ func TestProgramDisassembles(t *testing.T) {
  3: RShImm dst: r3 imm: 16
  4: LdXMemW dst: r4 src: r1 off: 4 imm: 0
  5: LdXMemW dst: r5 src: r1 off: 8 imm: 0
- 6: JNEImm dst: r5 off: 4 imm: 7
- 7: JSetImm dst: r3 off: 1 imm: 5
- 8: Ja off: 2
- 9: MovImm dst: r0 imm: 0
-10: Exit
-11: JNEImm dst: r2 off: 5 imm: 1
-12: JNEImm dst: r4 off: 4 imm: 8
+ 6: MovReg dst: r6 src: r4
+ 7: LShImm dst: r6 imm: 20
+ 8: OrReg dst: r6 src: r5
+ 9: JNE32Imm dst: r5 off: 1 imm: 7
+10: JSet32Imm dst: r3 off: 6 imm: 6
+11: JNE32Imm dst: r2 off: 3 imm: 1
+12: JNE32Imm dst: r4 off: 2 imm: 8
 13: AndImm dst: r3 imm: 5
-14: JNEImm dst: r3 off: 2 imm: 0
-15: MovImm dst: r0 imm: 1
-16: Exit
-17: JNEImm dst: r2 off: 4 imm: 2
-18: JNEImm dst: r4 off: 3 imm: 1
-19: JNEImm dst: r5 off: 2 imm: 3
-20: MovImm dst: r0 imm: 1
-21: Exit
-22: MovImm dst: r0 imm: 0
-23: Exit
+14: JEq32Imm dst: r3 off: 4 imm: 0
+15: JNE32Imm dst: r2 off: 1 imm: 2
+16: JEq32Imm dst: r6 off: 2 imm: 1048579
+17: MovImm dst: r0 imm: 0
+18: Exit
+19: MovImm dst: r0 imm: 1
+20: Exit
 `
 	if got.String() != want {
 		t.Errorf("program:\n%s\nwant:\n%s", got.String(), want)
