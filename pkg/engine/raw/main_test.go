@@ -1,0 +1,172 @@
+package raw
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/sandboxlabs/sandbox/pkg/embedded"
+	"github.com/sandboxlabs/sandbox/pkg/engine"
+	"github.com/sandboxlabs/sandbox/pkg/engine/enginetest"
+	"github.com/sandboxlabs/sandbox/pkg/engine/raw/shim"
+	"github.com/sandboxlabs/sandbox/pkg/image"
+	"github.com/sandboxlabs/sandbox/pkg/linux/cgroup"
+	"github.com/sandboxlabs/sandbox/pkg/state"
+)
+
+// TestMain lets this binary stand in for sandbox-runtime, of which the engine
+// needs two hidden commands.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "shim":
+			os.Exit(shim.Main(os.Args[2:]))
+		case "init":
+			os.Exit(shim.Init(os.Args[2:]))
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// testImage is the built-in one.
+const testImage = "toolbox"
+
+// testHost is what an engine under test stands on. Everything that it makes in
+// the kernel has a name of its own, so that it meets no other engine.
+type testHost struct {
+	dirs   state.Dirs
+	parent string // cgroup
+}
+
+func newHost(t testing.TB) testHost {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir, err := os.MkdirTemp("", "sbt-raw-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := testHost{dirs: state.Dirs{Root: filepath.Join(dir, "lib"), Run: filepath.Join(dir, "run")}, parent: "/" + filepath.Base(dir)}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("test folder: %v", err)
+		}
+	})
+	copySelf(t, h.dirs.RuntimeBinary())
+	return h
+}
+
+// copySelf puts this binary where the engine looks for sandbox-runtime, or the
+// real one if SANDBOX_RUNTIME names it.
+func copySelf(t testing.TB, to string) {
+	t.Helper()
+	from, err := os.Executable()
+	if real := os.Getenv("SANDBOX_RUNTIME"); real != "" {
+		from = real
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// images opens the host's store, with the toolbox in it.
+func (h testHost) images(t testing.TB) *image.Store {
+	t.Helper()
+	store, err := image.Open(h.dirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := embedded.Open(embedded.Toolbox)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer f.Close()
+	if _, err := store.EnsureBuiltin(context.Background(), f); err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// open returns an engine as a daemon that has just started has it.
+func (h testHost) open(t testing.TB) *Engine {
+	t.Helper()
+	log := zap.NewNop()
+	if testing.Verbose() {
+		log = zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
+	}
+	e := New(Config{Dirs: h.dirs, Images: h.images(t), Log: log, CgroupParent: h.parent})
+	if err := e.Sweep(t.Context()); err != nil {
+		t.Fatalf("sweep: %v", err)
+	}
+	return e
+}
+
+// newEngine returns an engine that leaves nothing behind.
+func newEngine(t testing.TB) (*Engine, testHost) {
+	t.Helper()
+	h := newHost(t)
+	e := h.open(t)
+	t.Cleanup(func() { purge(t, e) })
+	return e, h
+}
+
+func purge(t testing.TB, e *Engine) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := errors.Join(e.Purge(ctx), e.Close()); err != nil {
+		t.Errorf("purge: %v", err)
+	}
+}
+
+func TestEngine(t *testing.T) {
+	enginetest.Run(t, func(t *testing.T) (engine.Engine, enginetest.Options) {
+		e, _ := newEngine(t)
+		return e, enginetest.Options{Image: testImage, Without: lacking(t)}
+	})
+}
+
+// lacking names what this host's cgroups cannot do.
+func lacking(t *testing.T) map[string]string {
+	t.Helper()
+	without := map[string]string{}
+	root, err := cgroup.Mount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	has, err := cgroup.Available(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"memory", "pids"} {
+		if !strings.Contains(" "+has.String()+" ", " "+name+" ") {
+			without[name] = "cgroup v2 at " + root + " has no such controller"
+		}
+	}
+	return without
+}
