@@ -77,6 +77,7 @@ func (r *report) command(ctx context.Context, where string, argv []string) {
 		r.broken(where, fmt.Errorf("read its events: %w", err))
 		_, _ = io.Copy(io.Discard, events)
 	}
+	r.end(where)
 	// A status other than zero is explained by a failed test, or it is a
 	// failure of its own: a timeout, a machine that did not boot.
 	if err := cmd.Wait(); err != nil && !failed {

@@ -19,17 +19,23 @@ type outcome struct {
 	reason                  string // of the skip
 }
 
+// running is a test that has not ended yet, and where.
+type running struct {
+	where string
+	test  test
+}
+
 // report gathers the events of several streams.
 type report struct {
 	mu     sync.Mutex
 	out    io.Writer
 	tests  map[test]*outcome
-	output map[string]*strings.Builder // by place, package and test, while it runs
-	errors int                         // what failed and is not a test
+	output map[running]*strings.Builder
+	errors int // what failed and is not a test
 }
 
 func newReport(out io.Writer) *report {
-	return &report{out: out, tests: map[test]*outcome{}, output: map[string]*strings.Builder{}}
+	return &report{out: out, tests: map[test]*outcome{}, output: map[running]*strings.Builder{}}
 }
 
 // add takes in one event, prints what is worth showing at once (packages that
@@ -38,7 +44,7 @@ func (r *report) add(where string, e event) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	id := test{e.Package, e.Test}
-	key := where + "\x00" + e.Package + "\x00" + e.Test
+	key := running{where, id}
 	switch e.Action {
 	case "output":
 		r.buffer(key).WriteString(e.Output)
@@ -80,9 +86,8 @@ func (r *report) add(where string, e event) bool {
 	return false
 }
 
-// pkg prints the end of a package. Tests that its end cut short (a panic, a
-// timeout) have failed, with what they printed so far; a package that fails
-// without a failed test (TestMain, an exit) is a failure by itself.
+// pkg prints the end of a package. One that fails without a failed test
+// (TestMain, an exit) is a failure by itself.
 func (r *report) pkg(where string, e event, text string) {
 	if e.Action == "pass" {
 		fmt.Fprintf(r.out, "ok    %-4s  %s  %.1f s\n", where, e.Package, e.Elapsed)
@@ -90,14 +95,7 @@ func (r *report) pkg(where string, e event, text string) {
 	if e.Action != "fail" {
 		return
 	}
-	prefix := where + "\x00" + e.Package + "\x00"
-	for key, b := range r.output {
-		if name, ok := strings.CutPrefix(key, prefix); ok {
-			delete(r.output, key)
-			r.tests[test{e.Package, name}] = &outcome{failed: true}
-			fmt.Fprintf(r.out, "FAIL  %-4s  %s %s did not end\n%s", where, e.Package, name, indent(b.String()))
-		}
-	}
+	r.cutShort(where, e.Package)
 	fmt.Fprintf(r.out, "FAIL  %-4s  %s\n", where, e.Package)
 	for id, o := range r.tests {
 		if id.pkg == e.Package && o.failed {
@@ -108,7 +106,30 @@ func (r *report) pkg(where string, e event, text string) {
 	r.errors++
 }
 
-func (r *report) buffer(key string) *strings.Builder {
+// cutShort fails the package's tests that did not end, because the package did
+// (a panic, a timeout), and shows what they printed so far.
+func (r *report) cutShort(where, pkg string) {
+	for key, b := range r.output {
+		if key.where == where && key.test.pkg == pkg && key.test.name != "" {
+			delete(r.output, key)
+			r.tests[key.test] = &outcome{failed: true}
+			fmt.Fprintf(r.out, "FAIL  %-4s  %s %s did not end\n%s", where, pkg, key.test.name, indent(b.String()))
+		}
+	}
+}
+
+// end does the same for all packages, when a place's stream of events ends.
+func (r *report) end(where string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key := range r.output {
+		if key.where == where {
+			r.cutShort(where, key.test.pkg)
+		}
+	}
+}
+
+func (r *report) buffer(key running) *strings.Builder {
 	b := r.output[key]
 	if b == nil {
 		b = &strings.Builder{}
