@@ -1,7 +1,6 @@
 package image
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -94,26 +94,38 @@ func readDocument(open func(ispec.Descriptor) (*os.File, error), desc ispec.Desc
 // the store only with the whole of its image, so what fails leaves nothing.
 type staging struct {
 	dir   string
-	lock  *os.File // tells the sweep that somebody is at work
+	lock  *os.File // dir+".lock" tells the sweep that somebody is at work
 	blobs map[digest.Digest]int64
 }
 
-func (s *Store) newStaging(ctx context.Context) (*staging, error) {
-	dir, err := os.MkdirTemp(s.ingestDir(), "")
-	if err != nil {
-		return nil, err
+const stagingLock = ".lock"
+
+// newStaging makes the lock before the folder, and close removes it after:
+// a folder without lock is always a leftover.
+func (s *Store) newStaging() (*staging, error) {
+	for {
+		f, err := os.CreateTemp(s.ingestDir(), "*"+stagingLock)
+		if err != nil {
+			return nil, err
+		}
+		f.Close()
+		lock, err := tryLockFile(f.Name(), os.O_RDWR)
+		if err != nil {
+			return nil, err
+		}
+		if lock == nil {
+			continue // a sweep was faster
+		}
+		dir := strings.TrimSuffix(f.Name(), stagingLock)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return nil, errors.Join(err, os.Remove(f.Name()), lock.Close())
+		}
+		return &staging{dir: dir, lock: lock, blobs: map[digest.Digest]int64{}}, nil
 	}
-	// A sweep that sees the folder before its lock removes it: lockFile then
-	// makes it anew.
-	lock, err := lockFile(ctx, filepath.Join(dir, "lock"))
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	return &staging{dir: dir, lock: lock, blobs: map[digest.Digest]int64{}}, nil
 }
 
 func (t *staging) close() error {
-	return errors.Join(os.RemoveAll(t.dir), t.lock.Close())
+	return errors.Join(os.RemoveAll(t.dir), os.Remove(t.lock.Name()), t.lock.Close())
 }
 
 func (t *staging) path(d digest.Digest) string { return filepath.Join(t.dir, d.Encoded()) }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -75,7 +76,7 @@ func (s *Store) sweepLayers(ctx context.Context, keep map[string]bool, got *Recl
 		if checkDigest(digest.NewDigestFromEncoded(digest.SHA256, filepath.Base(path))) != nil {
 			return nil // not ours
 		}
-		lock, err := tryLockFile(filepath.Join(path, layerLock))
+		lock, err := tryLockFile(filepath.Join(path, layerLock), lockFlags)
 		if lock == nil || err != nil {
 			return err // being unpacked: not garbage
 		}
@@ -95,12 +96,18 @@ func (s *Store) sweepLayers(ctx context.Context, keep map[string]bool, got *Recl
 
 func (s *Store) sweepIngest(ctx context.Context) error {
 	return eachEntry(ctx, s.ingestDir(), func(path string) error {
-		lock, err := tryLockFile(filepath.Join(path, "lock"))
-		if lock == nil || err != nil {
-			return err // an import is under way
+		dir, isLock := strings.CutSuffix(path, stagingLock)
+		if !isLock {
+			if _, err := os.Lstat(path + stagingLock); err == nil {
+				return nil // see to it with its lock
+			}
+			return os.RemoveAll(path)
 		}
-		defer lock.Close()
-		return os.RemoveAll(path)
+		lock, err := tryLockFile(path, os.O_RDWR)
+		if lock == nil || err != nil {
+			return err // an import is under way, or has ended
+		}
+		return errors.Join(os.RemoveAll(dir), os.Remove(path), lock.Close())
 	})
 }
 

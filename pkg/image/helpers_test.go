@@ -33,7 +33,13 @@ func openStore(t testing.TB, root string) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(s.Close)
 	return s
+}
+
+func isDir(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.IsDir()
 }
 
 func tempDir(t testing.TB) string {
@@ -214,7 +220,7 @@ func checkClean(t testing.TB, s *Store) {
 		t.Errorf("%d blobs without an image", got.Blobs)
 	}
 	for _, name := range listing(t, s.layers) {
-		if parts := strings.Split(name, "/"); len(parts) == 2 && parts[1] != layerFS && parts[1] != layerLock {
+		if parts := strings.Split(name, "/"); len(parts) == 2 && parts[1] != layerFS && parts[1] != layerLock && parts[1] != layerPending {
 			t.Errorf("left in layers: %s", name)
 		}
 	}

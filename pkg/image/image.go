@@ -1,14 +1,15 @@
 // Package image keeps container images on disk: a content store in the OCI
 // image layout, and layers unpacked for overlayfs.
 //
-//	images/oci-layout      image-layout version
-//	images/index.json      names and manifests (image-spec, image index)
-//	images/blobs/sha256/   blobs by digest
-//	images/ingest/         archives on their way in; empty when nothing runs
-//	images/lock            held exclusively while index.json or blobs change
-//	layers/<diffID>/fs     one unpacked layer, shared by every container and
-//	                       image that has it, whatever lies under it
-//	layers/<diffID>/lock   held while that layer is unpacked or removed
+//	images/oci-layout        image-layout version
+//	images/index.json        names and manifests (image-spec, image index)
+//	images/blobs/sha256/     blobs by digest
+//	images/ingest/           archives on their way in; empty when nothing runs
+//	images/lock              held exclusively while index.json or blobs change
+//	layers/<diffID>/fs       one unpacked layer, shared by every container and
+//	                         image that has it, whatever lies under it
+//	layers/<diffID>/lock     held while that layer is unpacked or removed
+//	layers/<diffID>/pending  there until the disk has all of fs
 //
 // Everything that enters is hostile input: it is bounded, digest-verified and
 // written beside its final place, which it reaches by one rename.
@@ -23,6 +24,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -80,12 +82,19 @@ type Store struct {
 	images string
 	layers string
 	limits Limits
+	boot   string // ID of this boot
+	// background waits for layers to reach the disk.
+	background sync.WaitGroup
 }
 
 // Open returns the store of dirs and makes its folders. Both folders are
 // closed to everybody but root: layers hold setuid programs.
 func Open(dirs state.Dirs) (*Store, error) {
-	s := &Store{images: dirs.Images(), layers: dirs.Layers(), limits: DefaultLimits()}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
+	}
+	s := &Store{images: dirs.Images(), layers: dirs.Layers(), limits: DefaultLimits(), boot: string(boot)}
 	for _, dir := range []string{s.layers, s.ingestDir(), filepath.Dir(s.blobPath(emptyDigest))} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("open image store: %w", err)
@@ -100,6 +109,9 @@ func Open(dirs state.Dirs) (*Store, error) {
 	}
 	return s, nil
 }
+
+// Close waits until every layer that was unpacked is on the disk.
+func (s *Store) Close() { s.background.Wait() }
 
 // Resolve finds an image by name ("toolbox", "toolbox:latest"), by the digest
 // of its manifest ("NAME@sha256:…", "sha256:…"), by its ID or by a prefix of

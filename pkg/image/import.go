@@ -33,7 +33,7 @@ type ImportOptions struct {
 // machine. Nothing of an archive with a fault is kept. Errors of the archive
 // are errdefs.ErrInvalidArgument.
 func (s *Store) Import(ctx context.Context, r io.Reader, opts ImportOptions) (images []Image, err error) {
-	stage, err := s.newStaging(ctx)
+	stage, err := s.newStaging()
 	if err != nil {
 		return nil, fmt.Errorf("import image: %w", err)
 	}

@@ -10,13 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const lockFlags = os.O_RDWR | os.O_CREATE | unix.O_NOFOLLOW
+
 // lockFile takes an exclusive flock(2) on path, made with its folder when it
 // is missing. Closing the file, or the end of the process, gives it up. The
 // lock excludes other processes and other goroutines alike, since each call
 // opens the file anew.
 func lockFile(ctx context.Context, path string) (*os.File, error) {
 	for {
-		f, err := openLock(path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, err
+		}
+		f, err := os.OpenFile(path, lockFlags, 0o600)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // its holder removed the folder
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -32,9 +40,12 @@ func lockFile(ctx context.Context, path string) (*os.File, error) {
 }
 
 // tryLockFile is lockFile for those who would rather leave alone what is in
-// use: it then returns nil.
-func tryLockFile(path string) (*os.File, error) {
-	f, err := openLock(path)
+// use, or gone: it then returns nil. flags are lockFlags, or less.
+func tryLockFile(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, flags, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -47,18 +58,6 @@ func tryLockFile(path string) (*os.File, error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return nil, nil
-}
-
-func openLock(path string) (*os.File, error) {
-	const flags = os.O_RDWR | os.O_CREATE | unix.O_NOFOLLOW
-	f, err := os.OpenFile(path, flags, 0o600)
-	if errors.Is(err, os.ErrNotExist) {
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return nil, err
-		}
-		return os.OpenFile(path, flags, 0o600)
-	}
-	return f, err
 }
 
 // acquire locks f, or closes it. flock(2) cannot be interrupted from Go, so a

@@ -20,14 +20,18 @@ import (
 
 // Names within the folder of one layer.
 const (
-	layerFS   = "fs"
-	layerLock = "lock"
-	layerTemp = "unpack-*"
+	layerFS      = "fs"
+	layerLock    = "lock"
+	layerTemp    = "unpack-*"
+	layerPending = "pending" // holds the ID of the boot that unpacked the layer
 )
 
 // Unpack makes every layer of img a directory, as overlayfs wants it for
 // lowerdir, and returns the directories top layer first. What is unpacked
 // already is shared; a layer that another process unpacks is waited for.
+//
+// It does not wait until the disk has it all, which takes longer than all the
+// rest and depends on what else is being written: see Store.settle.
 func (s *Store) Unpack(ctx context.Context, img Image) ([]string, error) {
 	dirs := make([]string, len(img.Manifest.Layers))
 	group, ctx := errgroup.WithContext(ctx)
@@ -35,7 +39,7 @@ func (s *Store) Unpack(ctx context.Context, img Image) ([]string, error) {
 	for i, layer := range img.Manifest.Layers {
 		diffID := img.Config.RootFS.DiffIDs[i]
 		dirs[i] = filepath.Join(s.layerDir(diffID), layerFS)
-		if unpacked(dirs[i]) || slices.Contains(dirs[:i], dirs[i]) {
+		if s.unpacked(s.layerDir(diffID)) || slices.Contains(dirs[:i], dirs[i]) {
 			continue // an empty layer may well occur twice
 		}
 		group.Go(func() error {
@@ -48,6 +52,7 @@ func (s *Store) Unpack(ctx context.Context, img Image) ([]string, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
+	s.settle(dirs)
 	slices.Reverse(dirs)
 	return dirs, nil
 }
@@ -56,10 +61,43 @@ func (s *Store) layerDir(diffID digest.Digest) string {
 	return filepath.Join(s.layers, diffID.Encoded())
 }
 
-// unpacked: fs gets its name when its content is complete and on disk.
-func unpacked(dir string) bool {
-	_, err := os.Lstat(dir)
-	return err == nil
+// unpacked reports whether the layer of this folder is whole: fs gets its name
+// when its content is complete, but after a power failure a content that was
+// still pending may be anything.
+func (s *Store) unpacked(dir string) bool {
+	if _, err := os.Lstat(filepath.Join(dir, layerFS)); err != nil {
+		return false
+	}
+	boot, err := os.ReadFile(filepath.Join(dir, layerPending))
+	return errors.Is(err, fs.ErrNotExist) || err == nil && string(boot) == s.boot
+}
+
+// settle brings layers that are pending onto the disk, in the background: one
+// syncfs(2) for all of them. Close waits for it.
+func (s *Store) settle(dirs []string) {
+	var pending []string
+	for _, dir := range dirs {
+		mark := filepath.Join(filepath.Dir(dir), layerPending)
+		if _, err := os.Lstat(mark); err == nil {
+			pending = append(pending, mark)
+		}
+	}
+	if len(pending) == 0 {
+		return
+	}
+	s.background.Go(func() {
+		root, err := os.Open(s.layers)
+		if err != nil {
+			return // the marks stay: after a reboot these layers are unpacked anew
+		}
+		defer root.Close()
+		if unix.Syncfs(int(root.Fd())) != nil {
+			return
+		}
+		for _, mark := range pending {
+			_ = os.Remove(mark)
+		}
+	})
 }
 
 func (s *Store) unpackLayer(ctx context.Context, layer ispec.Descriptor, diffID digest.Digest) (err error) {
@@ -69,33 +107,28 @@ func (s *Store) unpackLayer(ctx context.Context, layer ispec.Descriptor, diffID 
 		return err
 	}
 	defer lock.Close()
-	final := filepath.Join(dir, layerFS)
-	if unpacked(final) {
+	if s.unpacked(dir) {
 		return nil
 	}
-	if err := sweepLayer(dir); err != nil {
+	if err := clearLayer(dir); err != nil {
+		return err
+	}
+	// A file system journals its changes in their order: no crash shows fs
+	// and not this.
+	if err := os.WriteFile(filepath.Join(dir, layerPending), []byte(s.boot), 0o600); err != nil {
 		return err
 	}
 	temp, err := os.MkdirTemp(dir, layerTemp)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(temp))
-		}
-	}()
 	if err := s.extractLayer(ctx, layer, diffID, temp); err != nil {
-		return err
+		return errors.Join(err, clearLayer(dir))
 	}
-	if err := os.Rename(temp, final); err != nil {
-		return err
-	}
-	return syncDir(dir)
+	return os.Rename(temp, filepath.Join(dir, layerFS))
 }
 
-// extractLayer unpacks a layer into root, checks it against its diffID, and
-// returns when the disk has it all.
+// extractLayer unpacks a layer into root and checks it against its diffID.
 func (s *Store) extractLayer(ctx context.Context, layer ispec.Descriptor, diffID digest.Digest, root string) error {
 	blob, err := s.blobFile(layer)
 	if err != nil {
@@ -130,39 +163,48 @@ func (s *Store) extractLayer(ctx context.Context, layer ispec.Descriptor, diffID
 	if !verifier.Verified() {
 		return fmt.Errorf("its content is not that of diff ID %s: %w", diffID, errdefs.ErrDataLoss)
 	}
-	// One syncfs(2), not an fsync for each of thousands of files, comes before
-	// the rename that declares the layer whole.
-	if err := unix.Syncfs(x.root); err != nil {
-		return fmt.Errorf("syncfs %s: %w", root, err)
-	}
 	return nil
 }
 
-// sweepLayer removes what a killed process left of a layer; call it with the
-// layer's lock held.
+// sweepLayer removes what a killed process left beside a layer; call it with
+// the layer's lock held.
 func sweepLayer(dir string) error {
-	entries, err := os.ReadDir(dir)
+	temps, err := filepath.Glob(filepath.Join(dir, layerTemp))
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, e := range entries {
-		if e.Name() != layerFS && e.Name() != layerLock {
-			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
-		}
+	for _, temp := range temps {
+		errs = append(errs, os.RemoveAll(temp))
 	}
 	return errors.Join(errs...)
 }
 
-// removeLayer deletes a layer; call it with the layer's lock held. The rename
-// comes first, so that a kill never leaves a partial fs.
-func removeLayer(dir string) error {
-	err := os.Rename(filepath.Join(dir, layerFS), filepath.Join(dir, "removed"))
+// clearLayer removes everything but the lock; call it with the lock held. The
+// rename comes first, so that a kill never leaves a partial fs.
+func clearLayer(dir string) error {
+	err := os.Rename(filepath.Join(dir, layerFS), filepath.Join(dir, "unpack-removed"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := sweepLayer(dir); err != nil {
+	err = os.Remove(filepath.Join(dir, layerPending))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.RemoveAll(dir)
+	return sweepLayer(dir)
+}
+
+// removeLayer deletes a layer with its folder; call it with the lock held.
+func removeLayer(dir string) error {
+	if err := clearLayer(dir); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, layerLock)); err != nil {
+		return err
+	}
+	// Somebody who wants the layer may have made a new lock already.
+	if err := os.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
+		return err
+	}
+	return nil
 }
