@@ -80,9 +80,6 @@ func validate(spec *specs.Spec) error {
 	return errors.Join(
 		needs("hostname", spec.Hostname != "", specs.UTSNamespace),
 		needs("domainname", spec.Domainname != "", specs.UTSNamespace),
-		needs("mounts", len(spec.Mounts) > 0, specs.MountNamespace),
-		needs("linux.maskedPaths", len(spec.Linux.MaskedPaths) > 0, specs.MountNamespace),
-		needs("linux.readonlyPaths", len(spec.Linux.ReadonlyPaths) > 0, specs.MountNamespace),
 		needs("linux.uidMappings", len(spec.Linux.UIDMappings) > 0, specs.UserNamespace),
 		needs("linux.timeOffsets", len(spec.Linux.TimeOffsets) > 0, specs.TimeNamespace),
 		validateMappings(spec, user),

@@ -8,7 +8,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/sandboxlabs/sandbox/pkg/linux/cgroup"
-	"github.com/sandboxlabs/sandbox/pkg/linux/device"
 )
 
 // Pause freezes every process of the container.
@@ -35,10 +34,10 @@ func (r *Runtime) Update(_ context.Context, id string, res *specs.LinuxResources
 	return r.withCgroup(id, "", func(c *container, cg *cgroup.Cgroup) error {
 		warnings, err := cg.Apply(res, r.Trace)
 		r.warn(warnings...)
-		if err != nil || len(res.Devices) == 0 {
+		if err != nil {
 			return err
 		}
-		return device.Attach(cg.FD(), append(res.Devices[:len(res.Devices):len(res.Devices)], device.DefaultAllowed()...), r.Trace)
+		return attachDevices(cg, res, r.Trace)
 	})
 }
 

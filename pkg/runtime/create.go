@@ -142,13 +142,24 @@ func (cr *creation) makeCgroup() error {
 	if err != nil {
 		return err
 	}
-	if err := device.Attach(cg.FD(), append(res.Devices[:len(res.Devices):len(res.Devices)], device.DefaultAllowed()...), cr.Trace); err != nil {
-		if !errors.Is(err, device.ErrUnsupported) {
-			return err
-		}
+	err = attachDevices(cg, res, cr.Trace)
+	if errors.Is(err, device.ErrUnsupported) {
 		cr.warn(err.Error())
+		return nil
 	}
-	return nil
+	return err
+}
+
+// attachDevices restricts the cgroup to the devices of the resources and those
+// that every container has. Making a node is allowed for any device, as runc
+// allows it: the first process makes them, and a node alone opens nothing.
+func attachDevices(cg *cgroup.Cgroup, res *specs.LinuxResources, trace *explain.Tracer) error {
+	if len(res.Devices) == 0 {
+		return nil
+	}
+	rules := append(res.Devices[:len(res.Devices):len(res.Devices)],
+		specs.LinuxDeviceCgroup{Allow: true, Type: "c", Access: "m"}, specs.LinuxDeviceCgroup{Allow: true, Type: "b", Access: "m"})
+	return device.Attach(cg.FD(), append(rules, device.DefaultAllowed()...), trace)
 }
 
 // clone writes the script and starts the first process with it.
@@ -287,6 +298,9 @@ func (cr *creation) writeScript(b *builder, tree, start, done *os.File, host cap
 			slave = &s
 		}
 	} else {
+		if len(spec.Mounts)+len(spec.Linux.MaskedPaths)+len(spec.Linux.ReadonlyPaths) > 0 || spec.Root.Readonly {
+			cr.warn("the container has no mount namespace of its own: mounts, masked and read-only paths are left out, since they would change the host")
+		}
 		b.procfs = b.open(cwd, "/proc", unix.O_PATH|unix.O_DIRECTORY).Get()
 	}
 	b.uts()

@@ -27,7 +27,9 @@ func (cr *creation) atMounts(ctx context.Context) error {
 	if h == nil {
 		return nil
 	}
-	state := cr.state(specs.StateCreating)
+	// "created" to the hooks, as runtime-tools' validation wants it, though they
+	// run on the way there.
+	state := cr.state(specs.StateCreated)
 	if err := cr.runHooks(ctx, "prestart", h.Prestart, state, nil); err != nil { //nolint:staticcheck // deprecated, not gone
 		return err
 	}

@@ -33,23 +33,32 @@ func (b *builder) attachRoot(tree *os.File) error {
 	b.mountFlags("/", flags, "no mount made in the container may spread to the host")
 	fd := script.Int(b.file(tree))
 	rootfs := b.spec.Root.Path
-	b.setattr(fd, rootfs, 0, 0, flags&^unix.MS_REC, flags&unix.MS_REC != 0, "linux.rootfsPropagation", "the same, for what is mounted below it")
-	if flags&unix.MS_SHARED != 0 {
-		// pivot_root(2) refuses a new root whose parent mount is shared.
-		b.mountFlags("/", unix.MS_PRIVATE, "pivot_root demands it")
+	const why = "pivot_root needs the new root to be a mount of this namespace"
+	onto := func(path string) script.Op {
+		return script.Op{
+			Nr:    unix.SYS_MOVE_MOUNT,
+			Args:  []script.Arg{fd, b.String(""), cwd, b.String(path), script.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)},
+			Event: explain.Event{Op: "move_mount", Target: path, Source: "root.path", Why: why},
+		}
 	}
+	if flags&unix.MS_SHARED != 0 {
+		// pivot_root(2) refuses shared mounts, for the new root and for what it
+		// is mounted on, which may be any mount of the host; of / we know.
+		b.setattr(fd, rootfs, 0, 0, unix.MS_PRIVATE, true, "linux.rootfsPropagation", "pivot_root demands it; it gets shared afterwards")
+		b.mountFlags("/", unix.MS_PRIVATE, "pivot_root demands it")
+		b.Do(onto("/"))
+		b.root = fd
+		return nil
+	}
+	b.setattr(fd, rootfs, 0, 0, flags&^unix.MS_REC, flags&unix.MS_REC != 0, "linux.rootfsPropagation", "the same, for what is mounted below it")
 	there, elsewhere := b.NewLabel(), b.NewLabel()
-	ev := explain.Event{Op: "move_mount", Target: rootfs, Source: "root.path", Why: "pivot_root needs the new root to be a mount of this namespace"}
-	const both = unix.MOVE_MOUNT_F_EMPTY_PATH
-	b.Do(script.Op{
-		Nr: unix.SYS_MOVE_MOUNT, Args: []script.Arg{fd, b.String(""), cwd, b.String(rootfs), script.Int(both)},
-		Event: ev, OK: there, Err: elsewhere,
-	})
+	op := onto(rootfs)
+	op.OK, op.Err = there, elsewhere
+	b.Do(op)
 	// The mapped root of a user namespace may have no right to walk to the
 	// bundle. Then the new root is put over the old one.
 	b.Place(elsewhere)
-	ev.Target = "/"
-	b.call(ev, unix.SYS_MOVE_MOUNT, fd, b.String(""), cwd, b.String("/"), script.Int(both))
+	b.Do(onto("/"))
 	b.Place(there)
 	b.root = fd
 	return nil
