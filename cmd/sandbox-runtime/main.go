@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sandboxlabs/sandbox/pkg/engine/raw/shim"
 	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 	"github.com/sandboxlabs/sandbox/pkg/runtime"
 )
@@ -54,7 +55,17 @@ func commands() []command {
 }
 
 func main() {
-	os.Exit(Main(os.Args[1:]))
+	args := os.Args[1:]
+	if len(args) > 0 {
+		// What the raw engine starts; no commands for people.
+		switch args[0] {
+		case "shim":
+			os.Exit(shim.Main(args[1:]))
+		case "init":
+			os.Exit(shim.Init(args[1:]))
+		}
+	}
+	os.Exit(Main(args))
 }
 
 // Main runs one command and returns the exit code.
