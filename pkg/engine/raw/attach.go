@@ -44,17 +44,14 @@ func (e *Engine) Exec(ctx context.Context, ref string, spec api.ExecSpec) (engin
 }
 
 func (e *Engine) openSession(ctx context.Context, c *container, verb string, req protocol.Request) (engine.Session, error) {
-	if c.hasExited() {
-		return nil, fmt.Errorf("%s container %s: it has exited: %w", verb, c.name(), errdefs.ErrFailedPrecondition)
-	}
-	conn, err := protocol.Dial(ctx, c.files.ShimSocket())
+	conn, err := c.dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%s container %s: %w", verb, c.name(), err)
 	}
 	rep, err := conn.Call(ctx, req, protocol.Observer{})
 	if err != nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("%s container %s: %w", verb, c.name(), err)
+		return nil, fmt.Errorf("%s container %s: %w", verb, c.name(), c.orExited(ctx, err))
 	}
 	return &session{
 		conn: conn, c: c, process: rep.Process, tty: rep.TTY,

@@ -84,12 +84,16 @@ func (cr *creation) run(ctx context.Context) error {
 	// From here on everything is found by the ID.
 	cr.undo.Push(func(ctx context.Context) error { return cr.destroy(ctx, cr.c.id()) })
 
-	if err := cr.startShim(); err != nil {
+	var err error
+	if cr.conn, err = cr.startShim(cr.c, cr.trace); err != nil {
 		return err
 	}
 	defer cr.conn.Close()
-	// While the shim starts and mounts, which takes a few milliseconds:
+	// The shim takes a few milliseconds to start.
 	if err := cr.reserveNetwork(ctx); err != nil {
+		return err
+	}
+	if err := cr.prepare(); err != nil {
 		return err
 	}
 	rootfs, err := cr.rootfs(ctx)
@@ -182,8 +186,9 @@ func (cr *creation) intend() error {
 	})
 }
 
-// startShim starts the shim, and asks it to mount the root file system.
-func (cr *creation) startShim() error {
+// prepare asks the shim to mount the root file system and to take the
+// published ports.
+func (cr *creation) prepare() error {
 	files, rec := cr.c.files, &cr.c.rec
 	mapping, err := cr.mapping()
 	if err != nil {
@@ -192,15 +197,13 @@ func (cr *creation) startShim() error {
 	if err := overlay.Prepare(cr.lower, files.Upper(), files.Work(), mapping); err != nil {
 		return err
 	}
-	if cr.conn, err = cr.Engine.startShim(cr.c, cr.trace); err != nil {
-		return err
-	}
 	return cr.conn.Send(protocol.Request{Op: protocol.OpPrepare, Explain: cr.trace.Enabled(), Container: &protocol.Container{
 		ID: rec.ID, Files: files, RuntimeRoot: cr.Dirs.RuntimeRoot(),
 		LowerDirs: cr.lower, Mapping: mapping,
 		TTY: rec.Spec.TTY, OpenStdin: rec.Spec.OpenStdin,
 		SharedPID: rec.Spec.PIDMode != "" && rec.Spec.PIDMode != "private",
 		LogSize:   logSize, LogFiles: logFiles,
+		Publish: rec.Spec.Network.Publish, IP: rec.IP,
 	}})
 }
 
@@ -234,6 +237,9 @@ func (cr *creation) rootfs(ctx context.Context) (*os.File, error) {
 	if err != nil {
 		return nil, cr.shimError(err)
 	}
+	cr.c.mu.Lock()
+	cr.c.rec.Ports = rep.Ports
+	cr.c.mu.Unlock()
 	path := fmt.Sprintf("/proc/%d/root%s", rep.PID, cr.c.files.Rootfs())
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

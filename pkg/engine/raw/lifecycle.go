@@ -52,8 +52,47 @@ func (c *container) require(op string, states ...string) error {
 	return fmt.Errorf("%s container %s: it is %s: %w", op, c.name(), status, errdefs.ErrFailedPrecondition)
 }
 
+// dial connects to the container's shim.
+func (c *container) dial(ctx context.Context) (*protocol.Conn, error) {
+	if c.hasExited() {
+		return nil, errExited
+	}
+	conn, err := protocol.Dial(ctx, c.files.ShimSocket())
+	if err != nil {
+		return nil, c.orExited(ctx, err)
+	}
+	return conn, nil
+}
+
+// call has the shim perform one operation.
 func (c *container) call(ctx context.Context, req protocol.Request, obs protocol.Observer) (protocol.Reply, error) {
-	return protocol.Do(ctx, c.files.ShimSocket(), req, obs)
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return protocol.Reply{}, err
+	}
+	defer conn.Close()
+	rep, err := conn.Call(ctx, req, obs)
+	if err != nil {
+		return rep, c.orExited(ctx, err)
+	}
+	return rep, nil
+}
+
+var errExited = fmt.Errorf("it has exited: %w", errdefs.ErrFailedPrecondition)
+
+// orExited tells a shim that has ended with its container, as it should, from
+// one that should be there. Whoever watches the shim knows in a moment.
+func (c *container) orExited(ctx context.Context, err error) error {
+	if !errors.Is(err, errdefs.ErrUnavailable) {
+		return err
+	}
+	select {
+	case <-c.exited:
+		return errExited
+	case <-ctx.Done():
+	case <-time.After(killGrace):
+	}
+	return err
 }
 
 // observer collects what a shim tells while it works: warnings for the
@@ -137,7 +176,7 @@ func (e *Engine) Kill(ctx context.Context, ref, signal string) error {
 // signal sends sig to the first process. One that has just ended is fine.
 func (c *container) signal(ctx context.Context, sig unix.Signal) error {
 	_, err := c.call(ctx, protocol.Request{Op: protocol.OpKill, Signal: int(sig)}, protocol.Observer{})
-	if errors.Is(err, errdefs.ErrFailedPrecondition) || err != nil && c.hasExited() {
+	if errors.Is(err, errdefs.ErrFailedPrecondition) {
 		return nil
 	}
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw/shim/protocol"
@@ -21,7 +22,7 @@ type session struct {
 	c       *container
 	process string // as the shim calls it; "" is the container's first
 	tty     bool
-	// whole waits for the container, for when the shim cannot be asked.
+	// whole waits for the container.
 	whole func(context.Context) (api.Exit, error)
 
 	// Of the reader:
@@ -116,7 +117,7 @@ func (s *session) Signal(name string) error {
 }
 
 func (s *session) call(req protocol.Request) error {
-	_, err := protocol.Do(context.Background(), s.c.files.ShimSocket(), req, protocol.Observer{})
+	_, err := s.c.call(context.Background(), req, protocol.Observer{})
 	return err
 }
 
@@ -129,18 +130,15 @@ func (s *session) Wait(ctx context.Context) (int, error) {
 		return exit.Code, nil
 	}
 	if s.process != "" {
-		rep, err := protocol.Do(ctx, s.c.files.ShimSocket(), protocol.Request{Op: protocol.OpWait, Process: s.process}, protocol.Observer{})
-		if err == nil {
-			return rep.Exit.Code, nil
+		rep, err := s.c.call(ctx, protocol.Request{Op: protocol.OpWait, Process: s.process}, protocol.Observer{})
+		if errors.Is(err, errExited) {
+			// So has everything in it.
+			return 128 + int(unix.SIGKILL), nil
 		}
-		if !errors.Is(err, errdefs.ErrUnavailable) {
+		if err != nil {
 			return 0, err
 		}
-		// The container has ended, and everything in it.
-		if _, err := s.whole(ctx); err != nil {
-			return 0, err
-		}
-		return 128 + 9, nil
+		return rep.Exit.Code, nil
 	}
 	e, err := s.whole(ctx)
 	return e.Code, err

@@ -95,7 +95,7 @@ func setUp(conn *protocol.Conn) (*shim, error) {
 	if err := s.prepare(a); err != nil {
 		return fail(err)
 	}
-	if err := a.final(protocol.Reply{PID: os.Getpid()}); err != nil {
+	if err := a.final(protocol.Reply{PID: os.Getpid(), Ports: s.ports}); err != nil {
 		return fail(err)
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(createTimeout))
@@ -120,8 +120,10 @@ func setUp(conn *protocol.Conn) (*shim, error) {
 
 // prepareProcess sets what belongs to the whole process.
 func prepareProcess() {
-	// A shim outlives whoever started it: its terminal, its session, its service.
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
+	// A shim outlives whoever started it: its terminal, its session, its
+	// service. The signals are caught and dropped rather than ignored, which
+	// the container's processes would inherit.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
 	// It is idle nearly always, and there is one for each container.
 	debug.SetGCPercent(50)
 	unix.CloseOnExec(requestFD)

@@ -85,6 +85,14 @@ func (s *shim) spawn(o streams, fn func(runtime.IO) (*runtime.Process, error)) (
 		defer unix.Close(console)
 		io.Console = os.NewFile(uintptr(fds[1]), "console")
 		theirs = append(theirs, io.Console)
+		// Until the terminal takes their place, 0, 1 and 2 are not free to
+		// become other descriptors.
+		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		if err != nil {
+			return nil, err
+		}
+		io.Stdin, io.Stdout, io.Stderr = null, null, null
+		theirs = append(theirs, null)
 	} else {
 		for _, o := range []struct {
 			stream protocol.Type

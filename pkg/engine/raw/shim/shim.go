@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/engine/raw/network/proxy"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw/shim/protocol"
 	"github.com/sandboxlabs/sandbox/pkg/runtime"
 	"github.com/sandboxlabs/sandbox/pkg/state"
@@ -32,6 +33,8 @@ type shim struct {
 	init     *process
 	listener *protocol.Listener
 	undo     undo.Stack // of prepare
+	proxy    *proxy.Proxy
+	ports    []api.PortMapping // published, with the host ports that were free
 
 	startMu  sync.Mutex // held through a start
 	startErr error      // why it failed
@@ -75,7 +78,8 @@ func (s *shim) prepare(a *answer) (err error) {
 		return err
 	}
 	s.undo.Push(func(context.Context) error { return s.unmountRootfs() })
-	return s.publish(a.tracer("shim"))
+	s.ports, err = s.publish()
+	return err
 }
 
 // create makes the container, up to its first process waiting for start.
@@ -152,7 +156,7 @@ func (s *shim) run() {
 func (s *shim) cleanUp() {
 	_ = s.listener.Close()
 	warn(remove(s.opts.Files.ShimSocket()))
-	s.unpublish()
+	warn(s.unpublish())
 	_, err := s.reaper.call(func() (int, error) {
 		return 0, s.runtime(nil).Delete(context.Background(), s.opts.ID, true)
 	})

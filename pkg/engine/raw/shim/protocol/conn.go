@@ -246,13 +246,3 @@ func (c *Conn) callError(ctx context.Context, op string, err error) error {
 	}
 	return fmt.Errorf("%s: the shim has gone away (%w): %w", op, err, errdefs.ErrUnavailable)
 }
-
-// Do connects to the shim at path for one request.
-func Do(ctx context.Context, path string, req Request, obs Observer) (Reply, error) {
-	c, err := Dial(ctx, path)
-	if err != nil {
-		return Reply{}, err
-	}
-	defer c.Close()
-	return c.Call(ctx, req, obs)
-}

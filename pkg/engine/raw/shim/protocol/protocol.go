@@ -111,8 +111,8 @@ type Container struct {
 	// and LogFiles how many are kept.
 	LogSize  int64 `json:"log_size"`
 	LogFiles int   `json:"log_files"`
-	// Publish are the ports that are also reachable on the host's loopback,
-	// where NAT does not reach; IP is the container's address.
+	// Publish are the ports to take on the host, and IP is the container's
+	// address: the shim serves what NAT does not reach.
 	Publish []api.PortMapping `json:"publish,omitempty"`
 	IP      string            `json:"ip,omitempty"`
 }
@@ -130,4 +130,6 @@ type Reply struct {
 	Status  string    `json:"status,omitempty"`  // state: api's words
 	Started time.Time `json:"started,omitzero"`  // start, state
 	Exit    *api.Exit `json:"exit,omitempty"`    // wait
+
+	Ports []api.PortMapping `json:"ports,omitempty"` // prepare: as taken on the host
 }
