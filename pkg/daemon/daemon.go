@@ -50,7 +50,8 @@ type Config struct {
 	Version api.Version
 	// Prepare runs once this is the only daemon, before the first request: it
 	// sweeps up after the last one and starts what is to run beside the API,
-	// until ctx ends. May be nil.
+	// until ctx ends. Its error ends the daemon; what the daemon can live with
+	// it logs. May be nil.
 	Prepare func(ctx context.Context) error
 }
 

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -161,6 +162,33 @@ func TestSlow(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestLongStream: the deadline of an answer does not reach into a stream that
+// follows it on the same connection.
+func TestLongStream(t *testing.T) {
+	t.Parallel()
+	d := start(t)
+	if _, err := d.Version(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	got, ended := make(chan string, 4), make(chan error, 1)
+	go func() {
+		ended <- d.Events(ctx, func(e api.Event) error { got <- e.Action; return nil })
+	}()
+	time.Sleep(sendTimeout + time.Second)
+	if _, err := d.CreateContainer(ctx, api.ContainerSpec{Image: "cat"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-got:
+	case err := <-ended:
+		t.Errorf("the stream has ended: %v", err)
+	case <-time.After(5 * time.Second):
+		t.Error("no event")
 	}
 }
 

@@ -179,10 +179,17 @@ func (d *Daemon) serve(rt route) http.Handler {
 			defer context.AfterFunc(d.stopping, func() { cancel(errStopping) })()
 			r = r.WithContext(ctx)
 		}
+		rc := http.NewResponseController(w)
+		// The answer to an earlier request on this connection had a deadline
+		// (respond), which must not end this one's.
+		if err := rc.SetWriteDeadline(time.Time{}); err != nil {
+			respondError(w, err)
+			return
+		}
 		if r.ContentLength != 0 {
 			// Until decodeBody has read it. A body that no handler reads is held
 			// to the same by the server, which discards it.
-			if err := http.NewResponseController(w).SetReadDeadline(start.Add(bodyTimeout)); err != nil {
+			if err := rc.SetReadDeadline(start.Add(bodyTimeout)); err != nil {
 				respondError(w, err)
 				return
 			}

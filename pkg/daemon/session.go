@@ -194,8 +194,19 @@ var errNoUpgrade = fmt.Errorf("this route needs Connection: Upgrade and Upgrade:
 
 // wantsUpgrade reports whether the client asks to switch to a byte stream.
 func wantsUpgrade(r *http.Request) bool {
-	return strings.EqualFold(r.Header.Get("Connection"), "upgrade") &&
-		strings.EqualFold(r.Header.Get("Upgrade"), api.StreamProtocol)
+	return hasToken(r.Header["Connection"], "upgrade") && hasToken(r.Header["Upgrade"], api.StreamProtocol)
+}
+
+// hasToken looks for one of a header's comma-separated words (RFC 9110, 5.6.1).
+func hasToken(values []string, token string) bool {
+	for _, value := range values {
+		for word := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.TrimSpace(word), token) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // stream switches the connection to the session's bytes and copies them both
