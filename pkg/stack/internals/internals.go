@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -44,6 +45,9 @@ type Config struct {
 	Image   Part // the built-in image; its Remove is not called
 	// Toolbox is the name of the image, which has sh and cat.
 	Toolbox string
+	// Purge removes what the engine keeps when it has no containers, such as
+	// the cgroup that they were in.
+	Purge func(ctx context.Context) error
 }
 
 // Part is something that another package makes.
@@ -236,6 +240,7 @@ func (s *Stage) removeContainers(ctx context.Context, p stack.Progress) error {
 		return err
 	}
 	errs := make([]error, len(all))
+	var removed atomic.Int32
 	var wg sync.WaitGroup
 	for i, c := range all {
 		wg.Go(func() {
@@ -248,11 +253,15 @@ func (s *Stage) removeContainers(ctx context.Context, p stack.Progress) error {
 			}
 			if err := s.Engine.Remove(ctx, c.ID, true); err != nil && !errdefs.IsNotFound(err) {
 				errs[i] = fmt.Errorf("remove container %s: %w", c.Name, err)
+				return
 			}
+			p.Note("%d of %d removed", removed.Add(1), len(all))
 		})
 	}
 	wg.Wait()
-	p.Note("%d removed", len(all))
+	if len(all) == 0 {
+		p.Note("none")
+	}
 	return errors.Join(errs...)
 }
 

@@ -29,6 +29,9 @@ func (s *Stage) purge(ctx context.Context, p stack.Progress) error {
 	if err := checkMounts(paths); err != nil {
 		return err
 	}
+	if err := s.Purge(ctx); err != nil {
+		return fmt.Errorf("purge: %w", err)
+	}
 	for _, path := range paths {
 		if err := ctx.Err(); err != nil {
 			return err
