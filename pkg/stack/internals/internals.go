@@ -259,9 +259,7 @@ func (s *Stage) removeContainers(ctx context.Context, p stack.Progress) error {
 		})
 	}
 	wg.Wait()
-	if len(all) == 0 {
-		p.Note("none")
-	}
+	p.Note("%d removed", removed.Load())
 	return errors.Join(errs...)
 }
 

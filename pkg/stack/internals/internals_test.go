@@ -197,7 +197,7 @@ func TestDown(t *testing.T) {
 	removed := false
 	s.Network.Remove = func(context.Context) error { removed = true; return nil }
 	tasks, err := change(t, s, down)
-	if err != nil || tasks["containers"].Note != "3 of 3 removed" || len(e.containers) != 0 || !removed {
+	if err != nil || tasks["containers"].Note != "3 removed" || len(e.containers) != 0 || !removed {
 		t.Errorf("%+v, %v, %+v, %v", tasks, err, e.containers, removed)
 	}
 }
