@@ -294,20 +294,19 @@ func TestDeleteRemovesAllBelow(t *testing.T) {
 	}
 }
 
-// A container can nest cgroups deeper than a path or the descriptors of a process
-// go.
+// A container can nest cgroups deeper than a path goes (PATH_MAX).
 func TestDeleteAnyDepth(t *testing.T) {
 	cg := newCgroup(t, 0)
 	dir, err := openDir(cg.fd, ".")
 	if err != nil {
 		t.Fatal(err)
 	}
-	const depth = 2000
-	for range depth {
-		if err := unix.Mkdirat(dir, "nested", 0o755); err != nil {
+	name := strings.Repeat("n", 250)
+	for range 50 {
+		if err := unix.Mkdirat(dir, name, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		next, err := openDir(dir, "nested")
+		next, err := openDir(dir, name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -394,6 +393,17 @@ func BenchmarkCreateApplyDelete(b *testing.B) {
 			b.Fatal(err)
 		}
 		_ = cg.Close()
+	}
+}
+
+// BenchmarkMkdirRmdir is what of BenchmarkCreateApplyDelete is the kernel's part.
+func BenchmarkMkdirRmdir(b *testing.B) {
+	parent := newCgroup(b, 0)
+	dir := path.Join(parent.Path(), "bench")
+	for b.Loop() {
+		if err := errors.Join(unix.Mkdir(dir, 0o755), unix.Rmdir(dir)); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

@@ -179,8 +179,10 @@ func removeAfter(t testing.TB, root, name string) {
 			return
 		}
 		defer cg.Close()
-		if err := cg.Kill(context.Background(), nil); err != nil {
-			t.Error(err)
+		if populated, _ := cg.Populated(); populated {
+			if err := cg.Kill(context.Background(), nil); err != nil {
+				t.Error(err)
+			}
 		}
 		if err := cg.Delete(context.Background(), nil); err != nil {
 			t.Error(err)
