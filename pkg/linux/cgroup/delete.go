@@ -154,16 +154,13 @@ func (c *Cgroup) Delete(ctx context.Context, trace *explain.Tracer) error {
 	if c.name == "/" {
 		return fmt.Errorf("remove cgroup %s: it is the root: %w", c.Path(), fs.ErrInvalid)
 	}
+	err := c.deleteOnce(trace)
+	if !errors.Is(err, unix.EBUSY) {
+		return err // the usual case, which needs no timer
+	}
 	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
 	defer cancel()
-	for pause := time.Millisecond; ; pause *= 2 {
-		err := c.deleteOnce(trace)
-		switch {
-		case err == nil:
-			return nil
-		case !errors.Is(err, unix.EBUSY):
-			return err
-		}
+	for pause := time.Millisecond; errors.Is(err, unix.EBUSY); pause *= 2 {
 		// Processes: the kernel says when the last has gone.
 		if waited := ignoreMissing(c.WaitEmpty(ctx)); waited != nil {
 			pids, _ := c.PIDs(true)
@@ -171,11 +168,13 @@ func (c *Cgroup) Delete(ctx context.Context, trace *explain.Tracer) error {
 		}
 		// Or a cgroup that was made below it meanwhile, of which nobody tells.
 		select {
-		case <-time.After(pause):
+		case <-time.After(pause - time.Millisecond): // at once, at first
 		case <-ctx.Done():
 			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
 		}
+		err = c.deleteOnce(trace)
 	}
+	return err
 }
 
 // deleteOnce removes the cgroup, bottom up. It holds one directory open at a time

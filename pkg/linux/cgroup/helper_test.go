@@ -145,7 +145,7 @@ func newCgroup(t testing.TB, need Controllers) *Cgroup {
 		t.Fatal(err)
 	}
 	if missing := need &^ available; missing != 0 {
-		t.Skipf("this host lacks the cgroup v2 controllers %q: run scripts/vm-test", missing)
+		t.Skipf("this host lacks the cgroup v2 controllers %q (scripts/vm-test has %q)", missing, Accounting)
 	}
 	return newCgroupAt(t, root, testName(), need)
 }

@@ -268,6 +268,38 @@ func TestIOMaxThrottles(t *testing.T) {
 	}
 }
 
+func TestIOWeight(t *testing.T) {
+	cg := newCgroup(t, IO)
+	file, want := "io.weight", "default 4950"
+	if cg.has("io.bfq.weight") {
+		file, want = "io.bfq.weight", "default 500"
+	}
+	warnings, err := cg.Apply(&specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: ptr(uint16(500))}}, nil)
+	switch {
+	case err != nil:
+		t.Error(err)
+	case !cg.has(file): // a kernel without CONFIG_BLK_CGROUP_IOCOST and BFQ
+		want = "io.weight=4950 is not applied: this kernel has no io.weight; the container competes for disks at the normal weight"
+		if !slices.Equal(warnings, []string{want}) {
+			t.Errorf("warnings %q, want %q", warnings, want)
+		}
+	case content(t, cg, file) != want:
+		t.Errorf("%s is %q, want %q", file, content(t, cg, file), want)
+	}
+}
+
+func TestCPUSet(t *testing.T) {
+	cg := newCgroup(t, CPUSet)
+	apply(t, cg, &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0", Mems: "0"}})
+	if got := content(t, cg, "cpuset.cpus.effective"); got != "0" {
+		t.Errorf("cpuset.cpus.effective is %s, want 0", got)
+	}
+	warnings, err := cg.Apply(&specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0,4095"}}, nil)
+	if err == nil && len(warnings) != 1 || err != nil && !errors.Is(err, unix.ERANGE) {
+		t.Errorf("a CPU that does not exist: warnings %q, error %v", warnings, err)
+	}
+}
+
 // An update may need a controller that the container was made without.
 func TestApplyEnablesControllers(t *testing.T) {
 	cg := newCgroup(t, PIDs)
