@@ -141,9 +141,9 @@ PRETTY_NAME="Sandbox toolbox (busybox)"
 `))
 	// Every container gets these as bind mounts, whose targets must exist:
 	// here, so that a new container's upper directory is really empty.
-	for _, name := range []string{"etc/hosts", "etc/hostname", "etc/resolv.conf"} {
-		l.file(name, 0o644, nil)
-	}
+	l.file("etc/hosts", 0o644, []byte("127.0.0.1\tlocalhost\n::1\tlocalhost\n"))
+	l.file("etc/hostname", 0o644, nil)
+	l.file("etc/resolv.conf", 0o644, nil)
 	l.symlink("etc/mtab", "/proc/self/mounts")
 	return nil
 }

@@ -113,13 +113,18 @@ func run(ctx context.Context, o options, out *lines) error {
 	if o.pids > 0 {
 		reserveThreads() // before the forks use up what the cgroup allows
 	}
-	ctx, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	var group sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		group  sync.WaitGroup
+		once   sync.Once
+		failed error
+	)
 	start := func(load func() error) {
 		group.Go(func() {
 			if err := load(); err != nil {
-				fail(err)
+				once.Do(func() { failed = err })
+				cancel()
 			}
 		})
 	}
@@ -136,10 +141,7 @@ func run(ctx context.Context, o options, out *lines) error {
 		start(func() error { return loadIO(ctx, o.ioPath, int64(o.ioSize), o.interval, out) })
 	}
 	group.Wait()
-	if err := context.Cause(ctx); err != ctx.Err() {
-		return err
-	}
-	return nil
+	return failed
 }
 
 // lines prints one line at a time, with the time since the start.
