@@ -82,7 +82,7 @@ func (cr *creation) run(ctx context.Context, raw []byte) (*Process, error) {
 		}
 	}
 	var err error
-	if cr.ns, err = planNamespaces(cr.spec); err != nil {
+	if cr.ns, err = planNamespaces(cr.spec, cr.warn); err != nil {
 		return nil, err
 	}
 	defer cr.ns.close()
@@ -208,6 +208,10 @@ func (cr *creation) clone() error {
 	if err != nil {
 		return err
 	}
+	null, err := keep(os.OpenFile("/dev/null", os.O_RDWR, 0))
+	if err != nil {
+		return err
+	}
 	var tree *os.File
 	if cr.ns.own(unix.CLONE_NEWNS) {
 		if tree, err = keep(cloneTree(cr.spec.Root.Path, true)); err != nil {
@@ -220,7 +224,7 @@ func (cr *creation) clone() error {
 		userns: cr.ns.own(unix.CLONE_NEWUSER),
 	}
 	cr.b = b
-	b.stdio(cr.options.IO)
+	b.stdio(cr.options.IO, null)
 	b.sync = b.file(theirs)
 	resultsFD := b.file(results)
 	if err := cr.writeScript(b, tree, start, done, host, last, filter); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"syscall"
 
@@ -98,12 +99,18 @@ func (cr *creation) exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	}
 	defer results.Close()
 
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+
 	b := &builder{
 		Script: script.New(cr.Trace.Enabled()), spec: cr.spec, warn: func(s string) { cr.warn(s) },
 		userns: cr.ns.own(unix.CLONE_NEWUSER),
 	}
 	cr.b = b
-	b.stdio(o.IO)
+	b.stdio(o.IO, null)
 	b.sync = b.file(theirs)
 	resultsFD := b.file(results)
 	b.umask0()

@@ -34,15 +34,20 @@ func (b *builder) file(f *os.File) int {
 	return len(b.files) - 1
 }
 
-func (b *builder) stdio(io IO) {
-	b.files = append(b.files, io.Stdin, io.Stdout, io.Stderr)
+// stdio gives the process its standard streams and preserved descriptors. A stream that is
+// missing is null, not closed: the next file to be opened would take its place.
+func (b *builder) stdio(io IO, null *os.File) {
+	for _, f := range []*os.File{io.Stdin, io.Stdout, io.Stderr} {
+		if f == nil {
+			f = null
+		}
+		b.files = append(b.files, f)
+	}
 	b.files = append(b.files, io.Extra...)
 	b.extra = len(io.Extra)
 }
 
-const atFDCWD = unix.AT_FDCWD
-
-var cwd = script.Int(atFDCWD)
+var cwd = script.Int(unix.AT_FDCWD)
 
 // call appends a system call that must succeed and is explained as ev.
 func (b *builder) call(ev explain.Event, nr uintptr, args ...script.Arg) int {

@@ -100,7 +100,7 @@ type joined struct {
 	path string
 }
 
-func planNamespaces(spec *specs.Spec) (p nsPlan, err error) {
+func planNamespaces(spec *specs.Spec, warn func(...string)) (p nsPlan, err error) {
 	defer func() {
 		if err != nil {
 			p.close()
@@ -110,6 +110,12 @@ func planNamespaces(spec *specs.Spec) (p nsPlan, err error) {
 		flag, err := namespaceFlag(ns.Type)
 		if err != nil {
 			return p, err
+		}
+		if flag == unix.CLONE_NEWTIME {
+			if lacking := timeNamespaces(); lacking != "" {
+				warn("the container has the host's clocks, without offsets: " + lacking)
+				continue
+			}
 		}
 		if ns.Path == "" {
 			if flag == unix.CLONE_NEWCGROUP || flag == unix.CLONE_NEWTIME {
@@ -192,4 +198,20 @@ func (p *nsPlan) own(flag uintptr) bool {
 		}
 	}
 	return false
+}
+
+// timeNamespaces says why the host can't give the container a time namespace, if so.
+func timeNamespaces() string {
+	if _, err := os.Lstat("/proc/self/ns/time"); err != nil {
+		return "this kernel has no time namespaces (CONFIG_TIME_NS)"
+	}
+	var u unix.Utsname
+	var major, minor int
+	if err := unix.Uname(&u); err == nil {
+		_, _ = fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
+	}
+	if major < 6 || major == 6 && minor < 3 {
+		return "execve enters a new time namespace only since Linux 6.3"
+	}
+	return ""
 }
