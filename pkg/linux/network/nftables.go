@@ -121,7 +121,18 @@ func (r *nftRules) probe() error {
 	table := r.table(Label + "-probe")
 	r.shared(c, table)
 	c.DelTable(table)
-	return c.Flush()
+	return commit(c)
+}
+
+// commit sends what is queued as one transaction. When the kernel refuses it,
+// it complains about each part; the later complaints follow from the first.
+func commit(c *nftables.Conn) error {
+	err := c.Flush()
+	var parts interface{ Unwrap() []error }
+	if errors.As(err, &parts) && len(parts.Unwrap()) > 0 {
+		return parts.Unwrap()[0]
+	}
+	return err
 }
 
 func (r *nftRules) ensure(trace *explain.Tracer) error {
@@ -141,7 +152,7 @@ func (r *nftRules) ensure(trace *explain.Tracer) error {
 		}
 		ev.Value = strings.TrimSuffix(b.String(), "\n")
 	}
-	return trace.Do(ev, c.Flush)
+	return trace.Do(ev, func() error { return commit(c) })
 }
 
 func (r *nftRules) intact() (bool, error) {
@@ -177,7 +188,7 @@ func (r *nftRules) publish(owner string, ports []Forward, trace *explain.Tracer)
 	return trace.Do(explain.Event{
 		Op: "nft add rule", Target: "ip " + Label + " " + publishChain, Value: strings.Join(texts, "\n"), Source: SourcePublish,
 		Why: "packets to the host's port get the container's address and port as their destination",
-	}, c.Flush)
+	}, func() error { return commit(c) })
 }
 
 // dnat is the rule for one published port.
@@ -237,7 +248,7 @@ func (r *nftRules) unpublish(owner string, trace *explain.Tracer) error {
 	}
 	return trace.Do(explain.Event{
 		Op: "nft delete rule", Target: "ip " + Label + " " + publishChain, Value: comment(owner), Source: SourcePublish,
-	}, c.Flush)
+	}, func() error { return commit(c) })
 }
 
 func (r *nftRules) owners() ([]string, error) {
@@ -270,7 +281,7 @@ func (r *nftRules) remove(trace *explain.Tracer) error {
 		return nil
 	}
 	c.DelTable(r.table(Label))
-	return trace.Do(explain.Event{Op: "nft delete table", Target: "ip " + Label, Source: SourceMode}, c.Flush)
+	return trace.Do(explain.Event{Op: "nft delete table", Target: "ip " + Label, Source: SourceMode}, func() error { return commit(c) })
 }
 
 // comment and ownerOf turn an owner into a rule's comment and back.
