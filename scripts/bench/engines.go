@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -115,12 +114,15 @@ func daemon(probe string, argv ...string) (pid int, stop func(), err error) {
 	if err := cmd.Start(); err != nil {
 		return 0, nil, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // the log says more
+		close(ended)
+	}()
 	stop = func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
-		case <-ended: // by a signal: its error says no more
+		case <-ended:
 		case <-time.After(15 * time.Second):
 			_ = cmd.Process.Kill()
 		}
@@ -133,8 +135,8 @@ func daemon(probe string, argv ...string) (pid int, stop func(), err error) {
 			return cmd.Process.Pid, stop, nil
 		}
 		select {
-		case err := <-ended:
-			return 0, nil, fmt.Errorf("%s ended: %w: %s", strings.Join(argv, " "), errors.Join(err), log.String())
+		case <-ended:
+			return 0, nil, fmt.Errorf("%s ended: %s", strings.Join(argv, " "), log.String())
 		case <-ctx.Done():
 			stop()
 			return 0, nil, fmt.Errorf("%s does not answer: %s", strings.Join(argv, " "), log.String())
