@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -220,9 +221,11 @@ func (d *Daemon) plan(kind string, options json.RawMessage) (*stack.Plan, error)
 	return nil, fmt.Errorf("unknown kind of change %q", kind)
 }
 
-// changeEnded ends the daemon after a purge: there is nothing left that it
-// could serve.
+// changeEnded gives back the memory that a change took, images pass through
+// it, and ends the daemon after a purge: there is nothing left that it could
+// serve.
 func (d *Daemon) changeEnded(c api.Change, options json.RawMessage) {
+	debug.FreeOSMemory()
 	var opts api.DownOptions
 	if c.Kind != api.ChangeDown || c.Status != api.Done || json.Unmarshal(options, &opts) != nil || !opts.Purge {
 		return

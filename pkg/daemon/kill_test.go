@@ -21,6 +21,7 @@ import (
 // TestMain is also the daemon that TestKill9 kills: a step of its up leaves a
 // file when it begins, and ends when the file "go" is there.
 func TestMain(m *testing.M) {
+	hiddenCommands()
 	if root := os.Getenv("SBT_DAEMON"); root != "" {
 		killable(root)
 		return

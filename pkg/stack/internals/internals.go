@@ -196,27 +196,27 @@ func (s *Stage) folders(ctx context.Context, p stack.Progress) error {
 // runtime extracts the embedded runtime. A running container's shim keeps the
 // old file: it is replaced by rename, never written to.
 func (s *Stage) runtime(ctx context.Context, p stack.Progress) error {
-	f, err := s.Runtime()
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	want, err := io.ReadAll(f)
-	if err != nil {
-		return fmt.Errorf("read the embedded runtime: %w", err)
-	}
 	path := s.Dirs.RuntimeBinary()
-	have, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	same, err := s.runtimeIsCurrent(path)
+	if err != nil {
 		return err
 	}
-	if bytes.Equal(have, want) && executable(path) {
+	if same {
 		p.Note("already there")
 	} else {
-		if err := state.WriteFile(path, want, runtimeMode); err != nil {
+		f, err := s.Runtime()
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		binary, err := io.ReadAll(f)
+		if err != nil {
+			return fmt.Errorf("read the embedded runtime: %w", err)
+		}
+		if err := state.WriteFile(path, binary, runtimeMode); err != nil {
 			return fmt.Errorf("extract the runtime: %w", err)
 		}
-		p.Note("%s, %.1f MB", path, float64(len(want))/1e6)
+		p.Note("%s, %.1f MB", path, float64(len(binary))/1e6)
 	}
 	var fsys unix.Statfs_t
 	if err := unix.Statfs(path, &fsys); err != nil {
@@ -228,10 +228,44 @@ func (s *Stage) runtime(ctx context.Context, p stack.Progress) error {
 	return nil
 }
 
-func executable(path string) bool {
-	fi, err := os.Lstat(path)
-	return err == nil && fi.Mode() == runtimeMode
+// runtimeIsCurrent compares the extracted runtime with the embedded one, piece
+// by piece: the daemon should not hold two of them in memory.
+func (s *Stage) runtimeIsCurrent(path string) (bool, error) {
+	have, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer have.Close()
+	if fi, err := have.Stat(); err != nil || fi.Mode() != runtimeMode {
+		return false, err
+	}
+	want, err := s.Runtime()
+	if err != nil {
+		return false, err
+	}
+	defer want.Close()
+	var a, b [32 << 10]byte
+	for {
+		n, errA := io.ReadFull(have, a[:])
+		m, errB := io.ReadFull(want, b[:])
+		if !bytes.Equal(a[:n], b[:m]) {
+			return false, nil
+		}
+		switch {
+		case errA == nil && errB == nil:
+		case ended(errA) && ended(errB):
+			return true, nil
+		default:
+			return false, fmt.Errorf("compare %s with the embedded runtime: %w", path, errors.Join(errA, errB))
+		}
+	}
 }
+
+// ended reports whether io.ReadFull came to the end of a file.
+func ended(err error) bool { return err == io.EOF || err == io.ErrUnexpectedEOF }
 
 // removeContainers stops and removes all containers, side by side.
 func (s *Stage) removeContainers(ctx context.Context, p stack.Progress) error {
