@@ -10,6 +10,8 @@ import (
 	"testing"
 )
 
+// Fuzz with -fuzzminimizetime 10x: minimizing takes most of the time otherwise.
+
 // FuzzExtract: whatever a layer holds, nothing outside its root changes, and
 // nothing within it is a device but a whiteout.
 func FuzzExtract(f *testing.F) {
