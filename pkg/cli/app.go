@@ -103,8 +103,8 @@ func (p *program) app() *cli.App {
 		// Errors are report's, not the library's.
 		ExitErrHandler: func(*cli.Context, error) {},
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "state-dir", Usage: "`FOLDER` of what is kept", EnvVars: []string{"SANDBOX_ROOT"}, Value: p.StateDir},
-			&cli.StringFlag{Name: "run-dir", Usage: "`FOLDER` of what a reboot ends, and of the socket", EnvVars: []string{"SANDBOX_RUN"}, Value: p.RunDir},
+			&cli.StringFlag{Name: "state-dir", Usage: "keep images, containers and settings in `FOLDER`", EnvVars: []string{"SANDBOX_ROOT"}, Value: p.StateDir},
+			&cli.StringFlag{Name: "run-dir", Usage: "keep the socket, and what a reboot ends, in `FOLDER`", EnvVars: []string{"SANDBOX_RUN"}, Value: p.RunDir},
 			&cli.BoolFlag{Name: "version", Usage: "print the version", DisableDefaultText: true},
 		},
 		Before: func(c *cli.Context) error {

@@ -40,13 +40,13 @@ type specFlag struct {
 
 // Categories of the flags, in the order of --help.
 const (
-	catProcess   = "1. The process"
-	catResources = "2. Limits (cgroup v2)"
-	catFiles     = "3. Files and mounts"
-	catNetwork   = "4. Network"
-	catSecurity  = "5. Rights"
-	catIsolation = "6. Namespaces"
-	catSandbox   = "7. What sandbox does"
+	catProcess   = "The process"
+	catResources = "Limits (cgroup v2)"
+	catFiles     = "Files and mounts"
+	catNetwork   = "Network"
+	catSecurity  = "Rights"
+	catIsolation = "Namespaces"
+	catSandbox   = "What sandbox does"
 )
 
 // set stores what parse makes of the value.

@@ -14,7 +14,8 @@ import (
 type explainer struct {
 	term ui.Terminal
 	json bool
-	n    int // events so far: the order in which they were told
+	n    int    // events so far: the order in which they were told
+	why  string // of the last one
 }
 
 // maxShown is how much of a target or value is shown to people, in characters;
@@ -39,10 +40,23 @@ func (e *explainer) event(ev api.Explain) {
 	if e.n == 1 {
 		fmt.Fprintln(e.term.Stderr(), e.term.Style().Bold(" NO      TIME  BY       OPERATION"))
 	}
-	fmt.Fprintln(e.term.Stderr(), explainLine(e.term.Style(), e.n, ev))
+	why := ev.Why
+	if why == e.why {
+		why = "" // said on the line before
+	}
+	e.why = ev.Why
+	_, width := e.term.Size()
+	for _, line := range explainLines(e.term.Style(), e.n, ev, why, width) {
+		fmt.Fprintln(e.term.Stderr(), line)
+	}
 }
 
-func explainLine(style ui.Style, n int, ev api.Explain) string {
+// whyIndent puts a reason that has a line of its own under the operation.
+const whyIndent = "                           "
+
+// explainLines is one operation; the reason goes to a second line where the
+// first would be wider than the terminal (0: no limit).
+func explainLines(style ui.Style, n int, ev api.Explain, why string, width int) []string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s  %s  %s  %s",
 		style.Dim(fmt.Sprintf("%3d", n)), style.Dim(fmt.Sprintf("%8s", ui.Duration(ev.Duration))),
@@ -62,20 +76,53 @@ func explainLine(style ui.Style, n int, ev api.Explain) string {
 	if ev.Flag != "" {
 		b.WriteString("  " + style.Yellow("("+ui.Plain(ev.Flag)+")"))
 	}
-	if ev.Why != "" {
-		b.WriteString("  " + style.Dim("# "+ui.Plain(ev.Why)))
+	if why == "" {
+		return []string{b.String()}
 	}
-	return b.String()
+	why = style.Dim("# " + ui.Plain(why))
+	if line := b.String() + "  " + why; width == 0 || ui.Width(line) <= width {
+		return []string{line}
+	}
+	return []string{b.String(), whyIndent + why}
 }
 
-// shorten keeps the end of a long text too: of a path it says the most.
+// shorten leaves of a container's ID its first 12 digits, and of a text that is
+// too long its two ends: of a path the last part says the most.
 func shorten(s string) string {
 	s = ui.Plain(s)
+	for i := 0; i+idLen <= len(s); i++ {
+		if isID(s, i) {
+			s = s[:i+shortIDLen] + "…" + s[i+idLen:]
+			i += shortIDLen
+		}
+	}
 	r := []rune(s)
 	if len(r) <= maxShown {
 		return s
 	}
 	return string(r[:maxShown/2-1]) + "…" + string(r[len(r)-maxShown/2:])
+}
+
+// Lengths of an ID, in hex digits.
+const (
+	idLen      = 64
+	shortIDLen = 12
+)
+
+// isID says whether the ID's number of hex digits, and no more, are at i.
+func isID(s string, i int) bool {
+	hex := func(i int) bool {
+		return i >= 0 && i < len(s) && (s[i] >= '0' && s[i] <= '9' || s[i] >= 'a' && s[i] <= 'f')
+	}
+	if hex(i-1) || hex(i+idLen) {
+		return false
+	}
+	for j := range idLen {
+		if !hex(i + j) {
+			return false
+		}
+	}
+	return true
 }
 
 func warn(term ui.Terminal, text string) {

@@ -12,13 +12,12 @@ import (
 
 // Groups of commands, in the order of the program's help.
 const (
-	groupStack     = "The stack"
-	groupRun       = "Run containers"
-	groupLook      = "Look at containers"
-	groupChange    = "Change containers"
-	groupImages    = "Images"
-	groupOneself   = "Sandbox itself"
-	optionsHeading = "Options"
+	groupStack   = "The stack"
+	groupRun     = "Run containers"
+	groupLook    = "Look at containers"
+	groupChange  = "Change containers"
+	groupImages  = "Images"
+	groupOneself = "Sandbox itself"
 )
 
 func printHelp(w io.Writer, style ui.Style, data any) {
@@ -83,13 +82,13 @@ func commandHelp(w io.Writer, style ui.Style, c *cli.Command) {
 		fmt.Fprintf(w, "\n%s\n", style.Bold("Commands:"))
 		_ = t.Write(w, style)
 	}
-	groups := []string{""}
+	var groups []string
 	for _, f := range visible(c.Flags) {
-		if g := category(f); !slices.Contains(groups, g) {
+		if g := category(f); g != "" && !slices.Contains(groups, g) {
 			groups = append(groups, g)
 		}
 	}
-	for i, group := range groups {
+	for _, group := range append(groups, "") {
 		var flags []cli.Flag
 		for _, f := range visible(c.Flags) {
 			if category(f) == group {
@@ -97,8 +96,11 @@ func commandHelp(w io.Writer, style ui.Style, c *cli.Command) {
 			}
 		}
 		heading := group
-		if i == 0 {
-			heading = optionsHeading
+		switch {
+		case group == "" && groups != nil:
+			heading = "Help"
+		case group == "":
+			heading = "Options"
 		}
 		fmt.Fprintf(w, "\n%s\n", style.Bold(heading+":"))
 		_ = flagTable(flags).Write(w, style)

@@ -76,10 +76,10 @@ func (p *program) ps(ctx context.Context, c *cli.Context) error {
 // shortID is the form of an ID that docker prints: 12 digits.
 func shortID(id string, full bool) string {
 	id = strings.TrimPrefix(id, "sha256:")
-	if full || len(id) <= 12 {
+	if full || len(id) <= shortIDLen {
 		return id
 	}
-	return id[:12]
+	return id[:shortIDLen]
 }
 
 // commandCell quotes the command, cut at 20 characters as docker's.

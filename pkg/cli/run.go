@@ -157,7 +157,7 @@ func (p *program) create(ctx context.Context, r request) (api.Container, error) 
 		if idFile != nil {
 			_ = os.Remove(r.cidFile)
 		}
-		return c, interrupted(ctx, err)
+		return c, interrupted(ctx, execFailed(err))
 	}
 	if !r.explain {
 		for _, w := range c.Warnings {
@@ -200,15 +200,19 @@ func (p *program) startFailed(ctx context.Context, c api.Container, err error) e
 }
 
 // execFailed gives the error of a command that could not be executed the code
-// that a shell gives it. The runtime's text is `exec "NAME": ERRNO`.
+// that a shell gives it. The runtime's text is `exec "NAME": ERRNO` for a
+// program that it did not find, `execve NAME (process.args): ERRNO` for one
+// that the kernel refused.
 func execFailed(err error) error {
 	e, ok := errors.AsType[*api.Error](err)
 	if !ok {
 		return err
 	}
-	_, reason, ok := strings.Cut(e.Message, `exec "`)
-	if !ok {
-		return err
+	_, reason, found := strings.Cut(e.Message, `: exec "`)
+	if !found {
+		if _, reason, found = strings.Cut(e.Message, ": execve "); !found {
+			return err
+		}
 	}
 	code := exitCannotExecute
 	if strings.Contains(reason, "not found") || strings.Contains(reason, "no such file or directory") {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/ui"
@@ -66,6 +67,9 @@ func (s *samples) list() []api.Stats {
 	return out
 }
 
+// settleTime is how long the samples of one second may take to arrive.
+const settleTime = 150 * time.Millisecond
+
 // errEnough ends a stream whose reader has all it wanted.
 var errEnough = errors.New("enough")
 
@@ -119,16 +123,22 @@ func (p *program) stats(ctx context.Context, c *cli.Context) error {
 	}
 	all := make(chan struct{})
 	go func() { wg.Wait(); close(all) }()
-	for {
+	var settled <-chan time.Time
+	for running := true; running; {
 		select {
 		case <-changed:
+			// The samples of a second come one after the other: drawn together.
+			if settled == nil {
+				settled = time.After(settleTime)
+			}
+		case <-settled:
+			settled = nil
 			if !once && !asJSON {
 				p.drawStats(s.list(), full)
 			}
-			continue
 		case <-all:
+			running = false
 		}
-		break
 	}
 	p.Term.Status()
 	if failed != nil || !once {

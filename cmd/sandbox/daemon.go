@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"io/fs"
+	"os"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/daemon"
+	"github.com/sandboxlabs/sandbox/pkg/embedded"
+	"github.com/sandboxlabs/sandbox/pkg/engine/raw"
+	"github.com/sandboxlabs/sandbox/pkg/host"
+	"github.com/sandboxlabs/sandbox/pkg/image"
+	"github.com/sandboxlabs/sandbox/pkg/stack"
+	"github.com/sandboxlabs/sandbox/pkg/stack/internals"
+	"github.com/sandboxlabs/sandbox/pkg/state"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/sys/unix"
+)
+
+// toolbox is the name of the built-in image.
+const toolbox = "toolbox"
+
+// serve composes the daemon and runs it.
+func serve(ctx context.Context, dirs state.Dirs, h *host.Host) error {
+	log := newLogger()
+	defer func() { _ = log.Sync() }() // of stderr, which a terminal refuses
+	images, err := image.Open(dirs)
+	if err != nil {
+		return err
+	}
+	defer images.Close()
+	engine := raw.New(raw.Config{Dirs: dirs, Images: images, Log: log.Named("engine.raw")})
+	defer func() { _ = engine.Close() }() // only ends its watching
+	graph, err := stack.New(internals.New(internals.Config{
+		Dirs: dirs, Engine: engine, Preflight: h.Check,
+		Runtime: func() (fs.File, error) { return embedded.Open(embedded.Runtime) },
+		Network: networkPart(engine), Image: imagePart(images), Toolbox: toolbox, Purge: engine.Purge,
+	}))
+	if err != nil {
+		return err
+	}
+	return daemon.New(daemon.Config{
+		Dirs: dirs, Engine: engine, Images: imageList(images), Stack: graph, Log: log.Named("daemon"),
+		Group: host.Group, Version: daemonVersion(), Prepare: engine.Sweep,
+	}).Run(ctx)
+}
+
+// newLogger writes JSON lines to stderr, which is the journal, the daemon's log
+// file or a terminal. SANDBOX_DEBUG adds the kernel calls.
+func newLogger() *zap.Logger {
+	level := zapcore.InfoLevel
+	if os.Getenv("SANDBOX_DEBUG") != "" {
+		level = zapcore.DebugLevel
+	}
+	encoding := zap.NewProductionEncoderConfig()
+	encoding.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(encoding), zapcore.Lock(os.Stderr), level))
+}
+
+func daemonVersion() api.Version {
+	v := thisVersion()
+	var u unix.Utsname
+	if err := unix.Uname(&u); err == nil {
+		v.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	return v
+}
+
+func imageList(store *image.Store) func(context.Context) ([]api.Image, error) {
+	return func(context.Context) ([]api.Image, error) {
+		list, err := store.List()
+		out := make([]api.Image, len(list))
+		for i, img := range list {
+			out[i] = img.Summary()
+		}
+		return out, err
+	}
+}
+
+// imagePart is the built-in image as the stage internals sees it.
+func imagePart(store *image.Store) internals.Part {
+	return internals.Part{
+		Ensure: func(ctx context.Context) (string, error) {
+			f, err := embedded.Open(embedded.Toolbox)
+			if err != nil {
+				return "", err
+			}
+			defer f.Close()
+			img, err := store.EnsureBuiltin(ctx, f)
+			return img.ID.String(), err
+		},
+		Status: func(context.Context) (api.StatusItem, error) {
+			item := api.StatusItem{What: "image " + toolbox, State: stack.StateDown}
+			if img, err := store.Resolve(toolbox); err == nil {
+				item.State, item.Note = stack.StateUp, img.Source
+			}
+			return item, nil
+		},
+	}
+}
