@@ -214,13 +214,13 @@ func (cr *creation) clone() error {
 	}
 	var tree *os.File
 	if cr.ns.own(unix.CLONE_NEWNS) {
-		if tree, err = keep(cloneTree(cr.spec.Root.Path, true)); err != nil {
+		if tree, err = keep(cloneTree(cr.spec.Root.Path, true, "root.path", cr.Trace)); err != nil {
 			return fmt.Errorf("root.path: %w", err)
 		}
 	}
 
 	b := &builder{
-		Script: script.New(cr.Trace.Enabled()), spec: cr.spec, warn: func(s string) { cr.warn(s) },
+		Script: script.New(cr.Trace.Enabled()), trace: cr.Trace, spec: cr.spec, warn: func(s string) { cr.warn(s) },
 		userns: cr.ns.own(unix.CLONE_NEWUSER),
 	}
 	cr.b = b
@@ -242,7 +242,7 @@ func (cr *creation) clone() error {
 		attr.GidMappingsEnableSetgroups = true
 		// Root of the namespace before it executes the script, or it would
 		// lose its capabilities by that: root outside may be nobody inside.
-		attr.Credential = &syscall.Credential{}
+		attr.Credential = &syscall.Credential{NoSetGroups: true}
 	}
 	value := cloneFlags(cr.ns.clone)
 	if cr.cg != nil {

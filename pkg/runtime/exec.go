@@ -106,7 +106,7 @@ func (cr *creation) exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	defer null.Close()
 
 	b := &builder{
-		Script: script.New(cr.Trace.Enabled()), spec: cr.spec, warn: func(s string) { cr.warn(s) },
+		Script: script.New(cr.Trace.Enabled()), trace: cr.Trace, spec: cr.spec, warn: func(s string) { cr.warn(s) },
 		userns: cr.ns.own(unix.CLONE_NEWUSER),
 	}
 	cr.b = b

@@ -17,6 +17,7 @@ type builder struct {
 	spec  *specs.Spec
 	files []*os.File // the process's descriptors 0, 1, 2, …
 	warn  func(string)
+	trace *explain.Tracer // for what the parent does on the process's behalf
 
 	extra  int        // --preserve-fds: descriptors 3…3+extra-1 reach the user's program
 	sync   int        // descriptor of the socket to the parent

@@ -271,7 +271,7 @@ func (b *builder) mount(m *specs.Mount, o *mountOptions, ns *nsPlan, bundle, cgr
 func (b *builder) bindSource(src string, o *mountOptions, source, why string) (script.Arg, error) {
 	var mnt script.Arg
 	if b.userns {
-		f, err := cloneTree(src, o.recursive)
+		f, err := cloneTree(src, o.recursive, source, b.trace)
 		if err != nil {
 			return mnt, err
 		}
@@ -290,20 +290,29 @@ func (b *builder) bindSource(src string, o *mountOptions, source, why string) (s
 
 // cloneTree is open_tree(2) with OPEN_TREE_CLONE, made slave so that nothing
 // mounted in the copy spreads to where it came from.
-func cloneTree(path string, recursive bool) (*os.File, error) {
+func cloneTree(path string, recursive bool, source string, trace *explain.Tracer) (*os.File, error) {
 	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
 	attrFlags := uint(unix.AT_EMPTY_PATH)
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 		attrFlags |= unix.AT_RECURSIVE
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags)
+	var fd int
+	ev := explain.Event{Op: "open_tree", Target: path, Value: "OPEN_TREE_CLONE", Source: source, Why: "a detached copy of the mount, for the first process to attach"}
+	err := trace.Do(ev, func() (err error) {
+		fd, err = unix.OpenTree(unix.AT_FDCWD, path, flags)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open_tree %s: %w", path, err)
 	}
-	if err := unix.MountSetattr(fd, "", attrFlags, &unix.MountAttr{Propagation: unix.MS_SLAVE}); err != nil {
+	ev = explain.Event{Op: "mount_setattr", Target: path, Value: propagationString(unix.MS_SLAVE, recursive), Source: source, Why: "what is mounted in the copy stays in it"}
+	err = trace.Do(ev, func() error {
+		return unix.MountSetattr(fd, "", attrFlags, &unix.MountAttr{Propagation: unix.MS_SLAVE})
+	})
+	if err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("mount_setattr %s rslave: %w", path, err)
+		return nil, fmt.Errorf("mount_setattr %s: %w", path, err)
 	}
 	return os.NewFile(uintptr(fd), path), nil
 }
