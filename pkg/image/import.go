@@ -147,7 +147,7 @@ func familiar(name string) (string, error) {
 // readArchive stages every blob of the archive and returns its index.
 func (s *Store) readArchive(ctx context.Context, r io.Reader, stage *staging, progress func(int64)) (ispec.Index, error) {
 	var index ispec.Index
-	stream, err := decompress(&countingReader{r: ctxReader{ctx, r}, report: progress})
+	stream, err := decompress(&countingReader{r: untilDone(ctx, r), report: progress})
 	if err != nil {
 		return index, err
 	}

@@ -42,15 +42,17 @@ func (l Limits) unpacked(compressed int64) (int64, string) {
 	return l.Layer, fmt.Sprintf("%d bytes", l.Layer)
 }
 
-// ctxReader stops a long copy when ctx ends.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
+// readerFunc is a Read method alone.
+type readerFunc func([]byte) (int, error)
 
-func (c ctxReader) Read(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// untilDone reads r until ctx ends, and so stops a long copy.
+func untilDone(ctx context.Context, r io.Reader) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		if err := context.Cause(ctx); err != nil {
+			return 0, err
+		}
+		return r.Read(p)
+	})
 }

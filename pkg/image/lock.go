@@ -71,8 +71,15 @@ func acquire(ctx context.Context, f *os.File) error {
 		}
 		return err
 	}
-	got := make(chan error, 1)
-	go func() { got <- flock(f, unix.LOCK_EX) }()
+	got := make(chan error)
+	go func() {
+		err := flock(f, unix.LOCK_EX)
+		select {
+		case got <- err:
+		case <-ctx.Done():
+			f.Close()
+		}
+	}()
 	select {
 	case err := <-got:
 		if err != nil {
@@ -80,10 +87,6 @@ func acquire(ctx context.Context, f *os.File) error {
 		}
 		return err
 	case <-ctx.Done():
-		go func() {
-			<-got
-			f.Close()
-		}()
 		return context.Cause(ctx)
 	}
 }

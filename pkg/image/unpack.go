@@ -73,13 +73,14 @@ func (s *Store) unpacked(dir string) bool {
 }
 
 // settle brings layers that are pending onto the disk, in the background: one
-// syncfs(2) for all of them. Close waits for it.
+// syncfs(2) for all of them. Close waits for it. When it fails, or the process
+// ends before, the marks stay, and the next Unpack tries again.
 func (s *Store) settle(dirs []string) {
-	var pending []string
+	pending := map[string]fs.FileInfo{}
 	for _, dir := range dirs {
 		mark := filepath.Join(filepath.Dir(dir), layerPending)
-		if _, err := os.Lstat(mark); err == nil {
-			pending = append(pending, mark)
+		if info, err := os.Lstat(mark); err == nil {
+			pending[mark] = info
 		}
 	}
 	if len(pending) == 0 {
@@ -88,14 +89,18 @@ func (s *Store) settle(dirs []string) {
 	s.background.Go(func() {
 		root, err := os.Open(s.layers)
 		if err != nil {
-			return // the marks stay: after a reboot these layers are unpacked anew
+			return
 		}
 		defer root.Close()
 		if unix.Syncfs(int(root.Fd())) != nil {
 			return
 		}
-		for _, mark := range pending {
-			_ = os.Remove(mark)
+		for mark, before := range pending {
+			// Meanwhile the layer may have been removed, and unpacked anew.
+			now, err := os.Lstat(mark)
+			if err == nil && os.SameFile(now, before) && now.ModTime().Equal(before.ModTime()) {
+				_ = os.Remove(mark)
+			}
 		}
 	})
 }
@@ -135,7 +140,7 @@ func (s *Store) extractLayer(ctx context.Context, layer ispec.Descriptor, diffID
 		return err
 	}
 	defer blob.Close()
-	stream, err := decompress(ctxReader{ctx, blob})
+	stream, err := decompress(untilDone(ctx, blob))
 	if err != nil {
 		return err
 	}

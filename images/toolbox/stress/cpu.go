@@ -29,8 +29,9 @@ func loadCPU(ctx context.Context, n int, interval time.Duration, out *lines) err
 	}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	start, first, err := time.Now(), time.Duration(0), error(nil)
-	if first, err = cpuTime(); err != nil {
+	start := time.Now()
+	first, err := cpuTime()
+	if err != nil {
 		return err
 	}
 	for lastTime, last := start, first; ; {
