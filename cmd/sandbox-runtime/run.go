@@ -63,6 +63,13 @@ func run(ctx context.Context, g *global, args []string) (int, error) {
 	return code, err
 }
 
+// forwarded are the signals that somebody may send to us in place of the
+// container: not those that tell us of our own doings.
+var forwarded = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
+	unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGALRM, unix.SIGWINCH,
+}
+
 // forwarder hands signals on to a process.
 type forwarder struct{ signals chan os.Signal }
 
@@ -70,7 +77,7 @@ type forwarder struct{ signals chan os.Signal }
 func forwardSignals(detach bool) forwarder {
 	f := forwarder{make(chan os.Signal, 64)}
 	if !detach {
-		signal.Notify(f.signals)
+		signal.Notify(f.signals, forwarded...)
 	}
 	return f
 }
@@ -92,14 +99,12 @@ func (f forwarder) wait(p *runtime.Process, tty *terminal) (int, error) {
 			tty.Drain()
 			return e.code, e.err
 		case s := <-f.signals:
-			switch s {
-			case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE:
-			case unix.SIGWINCH:
+			if s == unix.SIGWINCH {
 				tty.Resize()
-			default:
-				if err := unix.Kill(p.PID, s.(unix.Signal)); err != nil && !errors.Is(err, unix.ESRCH) {
-					return 1, err
-				}
+				continue
+			}
+			if err := unix.Kill(p.PID, s.(unix.Signal)); err != nil && !errors.Is(err, unix.ESRCH) {
+				return 1, err
 			}
 		}
 	}

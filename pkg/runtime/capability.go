@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 )
@@ -34,7 +33,7 @@ const (
 // hostCapabilities returns the runtime's own bounding set, which bounds what a
 // container can have, and the highest capability that the kernel knows.
 func hostCapabilities() (bounding capSet, last int, err error) {
-	b, err := os.ReadFile("/proc/self/status")
+	b, err := readFile("/proc/self/status")
 	if err != nil {
 		return 0, 0, err
 	}
@@ -48,7 +47,7 @@ func hostCapabilities() (bounding capSet, last int, err error) {
 		return 0, 0, fmt.Errorf("/proc/self/status: CapBnd: %w", err)
 	}
 	last = len(capabilityNames) - 1
-	if b, err := os.ReadFile("/proc/sys/kernel/cap_last_cap"); err == nil {
+	if b, err := readFile("/proc/sys/kernel/cap_last_cap"); err == nil {
 		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
 			last = n
 		}

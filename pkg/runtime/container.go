@@ -118,7 +118,7 @@ func (r *Runtime) open(id string) (*container, error) {
 }
 
 func (c *container) flock() error {
-	f, err := os.Open(c.dir)
+	f, err := openFile(c.dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("container %s: %w", c.ID, errdefs.ErrNotFound)
 	}
@@ -139,7 +139,7 @@ func (c *container) close() { _ = c.lock.Close() }
 func (c *container) path(name string) string { return filepath.Join(c.dir, name) }
 
 func (c *container) read() error {
-	b, err := os.ReadFile(c.path(recordFile))
+	b, err := readFile(c.path(recordFile))
 	if err != nil {
 		return err
 	}
@@ -156,15 +156,27 @@ func (c *container) write() error {
 		return err
 	}
 	tmp := c.path("." + recordFile)
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	if err := writeFile(tmp, b); err != nil {
 		return err
 	}
 	return os.Rename(tmp, c.path(recordFile))
 }
 
+// remove removes the container's folder: the files that it has, and for whatever else
+// may have got there the long way.
+func (c *container) remove() error {
+	for _, name := range []string{configFile, resultsFile, goFIFO, doneFIFO, recordFile} {
+		_ = unix.Unlink(c.path(name))
+	}
+	if unix.Rmdir(c.dir) == nil {
+		return nil
+	}
+	return os.RemoveAll(c.dir)
+}
+
 // spec reads the configuration as it was at create.
 func (c *container) spec() (*specs.Spec, error) {
-	b, err := os.ReadFile(c.path(configFile))
+	b, err := readFile(c.path(configFile))
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +212,7 @@ func (c *container) frozen() bool {
 	if c.Cgroup == "" {
 		return false
 	}
-	b, err := os.ReadFile(filepath.Join(c.CgroupRoot, c.Cgroup, "cgroup.freeze"))
+	b, err := readFile(filepath.Join(c.CgroupRoot, c.Cgroup, "cgroup.freeze"))
 	return err == nil && len(b) > 0 && b[0] == '1'
 }
 
@@ -230,7 +242,7 @@ func (c *container) state(status specs.ContainerState) *specs.State {
 // processStat returns a process's start time and state letter; see proc(5),
 // /proc/PID/stat, fields 22 and 3.
 func processStat(pid int) (start uint64, state byte, err error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	b, err := readFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0, 0, err
 	}

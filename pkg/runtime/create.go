@@ -73,7 +73,7 @@ type creation struct {
 
 // run is the creation, step by step.
 func (cr *creation) run(ctx context.Context, raw []byte) (*Process, error) {
-	if err := os.WriteFile(cr.path(configFile), raw, 0o600); err != nil {
+	if err := writeFile(cr.path(configFile), raw); err != nil {
 		return nil, err
 	}
 	for _, name := range []string{goFIFO, doneFIFO} {
@@ -196,19 +196,19 @@ func (cr *creation) clone() error {
 		}
 		return f, err
 	}
-	results, err := keep(os.OpenFile(cr.path(resultsFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600))
+	results, err := keep(openFile(cr.path(resultsFile), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600))
 	if err != nil {
 		return err
 	}
-	start, err := keep(os.OpenFile(cr.path(goFIFO), os.O_RDWR, 0))
+	start, err := keep(openFile(cr.path(goFIFO), unix.O_RDWR, 0))
 	if err != nil {
 		return err
 	}
-	done, err := keep(os.OpenFile(cr.path(doneFIFO), os.O_RDWR, 0))
+	done, err := keep(openFile(cr.path(doneFIFO), unix.O_RDWR, 0))
 	if err != nil {
 		return err
 	}
-	null, err := keep(os.OpenFile("/dev/null", os.O_RDWR, 0))
+	null, err := keep(openFile("/dev/null", unix.O_RDWR, 0))
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"syscall"
 
@@ -99,7 +98,7 @@ func (cr *creation) exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	}
 	defer results.Close()
 
-	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	null, err := openFile("/dev/null", unix.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}

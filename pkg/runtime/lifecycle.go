@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -112,31 +111,31 @@ func (r *Runtime) stopAfter(ctx context.Context, c *container, cause error) erro
 // release wakes the first process and waits until it has executed the user's program.
 func (r *Runtime) release(c *container) error {
 	// Opened first: at its end, the first process has executed or died.
-	done, err := os.OpenFile(c.path(doneFIFO), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	done, err := openFile(c.path(doneFIFO), unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	defer done.Close()
-	wake, err := os.OpenFile(c.path(goFIFO), os.O_WRONLY|unix.O_NONBLOCK, 0)
+	wake, err := unix.Open(c.path(goFIFO), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("container %s: its first process has ended: %w", c.ID, err)
 	}
-	defer wake.Close()
-	if _, err := wake.Write([]byte{syncGo}); err != nil {
+	defer unix.Close(wake)
+	if _, err := unix.Write(wake, []byte{syncGo}); err != nil {
 		return fmt.Errorf("wake the first process: %w", err)
 	}
 	if _, err := io.ReadAll(done); err != nil {
 		return fmt.Errorf("wait for execve: %w", err)
 	}
-	if err := os.Remove(c.path(goFIFO)); err != nil {
-		return err
+	if err := unix.Unlink(c.path(goFIFO)); err != nil {
+		return fmt.Errorf("remove %s: %w", c.path(goFIFO), err)
 	}
 	return r.tail(c)
 }
 
 // tail reports the operations that followed the wait for start, and how they ended.
 func (r *Runtime) tail(c *container) error {
-	f, err := os.OpenFile(c.path(resultsFile), os.O_RDWR, 0)
+	f, err := openFile(c.path(resultsFile), unix.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -268,8 +267,5 @@ func (r *Runtime) destroy(ctx context.Context, c *container) error {
 	if c.Hooks != nil {
 		r.poststop(ctx, c.Hooks.Poststop, c.state(specs.StateStopped))
 	}
-	if err := os.RemoveAll(c.dir); err != nil {
-		return fmt.Errorf("remove %s: %w", filepath.Base(c.dir), err)
-	}
-	return nil
+	return c.remove()
 }
