@@ -152,9 +152,10 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 		BaseContext:       func(net.Listener) context.Context { return alive },
 		ConnContext:       withPeer,
 	}
+	// Before the first request, which may ask for the change that is resumed.
+	d.changes.Resume()
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	d.changes.Resume()
 	d.Log.Info("daemon serves", zap.String("socket", d.Dirs.Socket()), zap.Int("pid", os.Getpid()))
 	if err := notify(systemd, "READY=1"); err != nil {
 		d.Log.Warn("systemd does not know that we are ready", zap.Error(err))
