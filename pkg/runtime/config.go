@@ -75,12 +75,21 @@ func validate(spec *specs.Spec) error {
 		}
 		return nil
 	}
+	unsupported := func(field string, set bool) error {
+		if set {
+			return fmt.Errorf("%s is not supported by this runtime", field)
+		}
+		return nil
+	}
 	user := findNamespace(spec, specs.UserNamespace)
 	return errors.Join(
 		needs("hostname", spec.Hostname != "", specs.UTSNamespace),
 		needs("domainname", spec.Domainname != "", specs.UTSNamespace),
 		needs("linux.uidMappings", len(spec.Linux.UIDMappings) > 0, specs.UserNamespace),
 		needs("linux.timeOffsets", len(spec.Linux.TimeOffsets) > 0, specs.TimeNamespace),
+		unsupported("linux.netDevices", len(spec.Linux.NetDevices) > 0),
+		unsupported("linux.intelRdt", spec.Linux.IntelRdt != nil),
+		unsupported("linux.memoryPolicy", spec.Linux.MemoryPolicy != nil),
 		validateMappings(spec, user),
 		validateProcess(spec.Process),
 		validateSysctls(spec, seen),

@@ -224,6 +224,7 @@ func (cr *creation) clone() error {
 		userns: cr.ns.own(unix.CLONE_NEWUSER),
 	}
 	cr.b = b
+	defer b.close()
 	b.stdio(cr.options.IO, null)
 	b.sync = b.file(theirs)
 	resultsFD := b.file(results)
@@ -355,8 +356,7 @@ func (cr *creation) writeScript(b *builder, tree, start, done *os.File, host cap
 // mounted, but the root not changed yet.
 func (cr *creation) pausesAtMounts() bool {
 	h := cr.spec.Hooks
-	return len(cr.spec.Linux.NetDevices) > 0 ||
-		h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0 //nolint:staticcheck // prestart is deprecated, not gone
+	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0 //nolint:staticcheck // prestart is deprecated, not gone
 }
 
 // identify completes the record with the first process, so that other commands find it.

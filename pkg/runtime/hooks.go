@@ -20,9 +20,6 @@ import (
 // atMounts does what must happen when the container's namespaces and mounts are
 // there, but its root is not changed yet: the hooks of that moment.
 func (cr *creation) atMounts(ctx context.Context) error {
-	if len(cr.spec.Linux.NetDevices) > 0 {
-		return errors.New("linux.netDevices is not supported")
-	}
 	h := cr.spec.Hooks
 	if h == nil {
 		return nil

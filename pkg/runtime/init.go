@@ -16,6 +16,7 @@ type builder struct {
 	*script.Script
 	spec  *specs.Spec
 	files []*os.File // the process's descriptors 0, 1, 2, …
+	owned []*os.File // those among them that are the builder's to close
 	warn  func(string)
 	trace *explain.Tracer // for what the parent does on the process's behalf
 
@@ -46,6 +47,13 @@ func (b *builder) stdio(io IO, null *os.File) {
 	}
 	b.files = append(b.files, io.Extra...)
 	b.extra = len(io.Extra)
+}
+
+// close closes what the process has its own copies of by now.
+func (b *builder) close() {
+	for _, f := range b.owned {
+		_ = f.Close()
+	}
 }
 
 var cwd = script.Int(unix.AT_FDCWD)
@@ -107,7 +115,7 @@ func (b *builder) hear() {
 //	parent                         first process
 //	clone3 ───────────────────────▶ (id maps are written by the clone)
 //	                                joins and unshares namespaces, mounts, devices
-//	                 ◀─ syncMounts  only where there are hooks or net devices to see to
+//	                 ◀─ syncMounts  only where there are hooks to run
 //	hooks, moves
 //	syncGo ───────────────────────▶ pivot_root, masks, identity, seccomp
 //	                 ◀─ syncFD      with a seccomp notify descriptor, if there is one

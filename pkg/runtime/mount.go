@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
+	"github.com/sandboxlabs/sandbox/pkg/linux/mount"
 	"github.com/sandboxlabs/sandbox/pkg/linux/script"
 )
 
@@ -195,8 +196,8 @@ func (b *builder) mount(m *specs.Mount, o *mountOptions, ns *nsPlan, bundle, cgr
 	if err := checkDestination(m); err != nil {
 		return err
 	}
-	if o.idmap != "" || len(m.UIDMappings) > 0 {
-		return fmt.Errorf("idmapped mounts are not supported")
+	if o.copyUp {
+		b.warn(fmt.Sprintf("mounts (%s): tmpcopyup is not supported: the tmpfs begins empty", m.Destination))
 	}
 	if o.remount {
 		fd := b.resolve(m.Destination, 0)
@@ -218,7 +219,7 @@ func (b *builder) mount(m *specs.Mount, o *mountOptions, ns *nsPlan, bundle, cgr
 			return fmt.Errorf("source: %w", err)
 		}
 		dir = fi.IsDir()
-		if mnt, err = b.bindSource(src, o, source, why); err != nil {
+		if mnt, err = b.bindSource(m, src, o, why); err != nil {
 			return err
 		}
 	case m.Type == "cgroup" || m.Type == "cgroup2":
@@ -266,16 +267,24 @@ func (b *builder) mount(m *specs.Mount, o *mountOptions, ns *nsPlan, bundle, cgr
 }
 
 // bindSource appends a detached copy of src's mount with the wanted attributes.
-// A container with a user namespace may have no right to walk there: the
-// parent then makes the copy.
-func (b *builder) bindSource(src string, o *mountOptions, source, why string) (script.Arg, error) {
+// The parent makes the copy where the first process could not: in a user
+// namespace it may have no right to walk there, and none to map IDs.
+func (b *builder) bindSource(m *specs.Mount, src string, o *mountOptions, why string) (script.Arg, error) {
+	const source = "mounts"
 	var mnt script.Arg
-	if b.userns {
+	idmapped := o.idmap != "" || len(m.UIDMappings) > 0
+	if b.userns || idmapped {
 		f, err := cloneTree(src, o.recursive, source, b.trace)
 		if err != nil {
 			return mnt, err
 		}
+		b.owned = append(b.owned, f)
 		mnt = script.Int(b.file(f))
+		if idmapped {
+			if err := b.idmap(f, m, o.idmap == "ridmap"); err != nil {
+				return mnt, err
+			}
+		}
 	} else {
 		mnt = b.openTree(cwd, src, o.recursive, source, why).Get()
 	}
@@ -286,6 +295,32 @@ func (b *builder) bindSource(src string, o *mountOptions, source, why string) (s
 		b.setattr(mnt, src, o.setRec, o.clearRec, 0, true, source, "")
 	}
 	return mnt, nil
+}
+
+// idmap lets the detached mount show other owners: by the mount's own mappings
+// or, without any, by the container's.
+func (b *builder) idmap(tree *os.File, m *specs.Mount, recursive bool) error {
+	uids, gids := m.UIDMappings, m.GIDMappings
+	if len(uids) == 0 {
+		uids, gids = b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings
+	}
+	if len(uids) == 0 || len(gids) == 0 {
+		return fmt.Errorf("an idmapped mount needs uidMappings and gidMappings, its own or the container's")
+	}
+	userns, err := mount.UserNamespace(idMappings(uids), idMappings(gids))
+	if err != nil {
+		return err
+	}
+	defer userns.Close()
+	ev := explain.Event{
+		Op: "mount_setattr", Target: m.Source, Value: "idmap", Source: "mounts.uidMappings",
+		Why: "the files' owners appear as others in this mount, and nowhere else",
+	}
+	err = b.trace.Do(ev, func() error { return mount.IDMap(int(tree.Fd()), userns, recursive) })
+	if err != nil {
+		return fmt.Errorf("idmap %s: %w", m.Source, err)
+	}
+	return nil
 }
 
 // cloneTree is open_tree(2) with OPEN_TREE_CLONE, made slave so that nothing

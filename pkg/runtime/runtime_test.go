@@ -119,6 +119,7 @@ func TestCreateFailures(tt *testing.T) {
 		{"mount over /", func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/", Type: "tmpfs"}) }, "over the root file system"},
 		{"no rootfs", func(s *specs.Spec) { s.Root.Path = "nonesuch" }, "no such file or directory"},
 		{"bad version", func(s *specs.Spec) { s.Version = "2.0.0" }, `ociVersion "2.0.0"`},
+		{"unsupported", func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }, "linux.intelRdt is not supported"},
 		{"host sysctl", func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"vm.swappiness": "1"} }, `linux.sysctl "vm.swappiness" is not namespaced`},
 		{"bad rlimit", func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} }, "process.rlimits: unknown type"},
 		{"relative cwd", func(s *specs.Spec) { s.Process.Cwd = "tmp" }, `process.cwd "tmp" is not an absolute path`},
@@ -269,6 +270,25 @@ func TestMounts(tt *testing.T) {
 	want := []string{"content", "content", "content", "1777", "0", "0", "/proc/self/fd", "pts/ptmx", "1"}
 	if !slices.Equal(lines, want) {
 		tt.Fatalf("got %q, want %q", lines, want)
+	}
+}
+
+func TestIDMappedMount(tt *testing.T) {
+	t := newTestbed(tt)
+	dir := tt.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		tt.Fatal(err)
+	}
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1234, Size: 1}}
+	t.spec.Mounts = append(t.spec.Mounts, specs.Mount{
+		Destination: "/data", Type: "bind", Source: dir, Options: []string{"rbind"}, UIDMappings: ids, GIDMappings: ids,
+	})
+	out, code, err := t.try("stat", "-c", "%u:%g", "/data/file")
+	if errors.Is(err, unix.EINVAL) {
+		tt.Skip("the file system of the temporary folder has no idmapped mounts on this kernel")
+	}
+	if err != nil || code != 0 || out != "1234:1234\n" {
+		tt.Fatalf("%q %d %v", out, code, err)
 	}
 }
 

@@ -15,8 +15,14 @@ import (
 // ContainerID on disk appears owned by HostID. See mount_setattr(2),
 // MOUNT_ATTR_IDMAP, Linux 5.12; the file system must support it (ext4 5.12,
 // xfs 5.12, btrfs 5.15, tmpfs 6.3; overlayfs not), or the error is EINVAL.
-func IDMap(tree int, userns *os.File) error {
-	err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{
+//
+// With recursive the mounts below are mapped, too.
+func IDMap(tree int, userns *os.File, recursive bool) error {
+	flags := uint(unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	err := unix.MountSetattr(tree, "", flags, &unix.MountAttr{
 		Attr_set:  unix.MOUNT_ATTR_IDMAP,
 		Userns_fd: uint64(userns.Fd()),
 	})

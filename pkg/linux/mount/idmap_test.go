@@ -57,7 +57,7 @@ func TestIDMapUnsupported(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(tree)
-	if err := mount.IDMap(tree, ns); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "does not support ID-mapped") {
+	if err := mount.IDMap(tree, ns, false); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "does not support ID-mapped") {
 		t.Errorf("proc: %v", err)
 	}
 }

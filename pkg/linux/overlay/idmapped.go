@@ -60,7 +60,7 @@ func idmapAll(lower []string, userns *os.File, m Mapping, opts Options, trace *e
 				return fmt.Errorf("open_tree: %w", err)
 			}
 			layers = append(layers, layer{dir, tree})
-			return lmount.IDMap(tree, userns)
+			return lmount.IDMap(tree, userns, false)
 		})
 		if err != nil {
 			return layers, fmt.Errorf("layer %s: %w", dir, err)
