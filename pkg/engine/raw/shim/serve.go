@@ -259,14 +259,21 @@ func (s *shim) exec(ctx context.Context, conn *protocol.Conn, a *answer, req pro
 	s.converse(c, p)
 }
 
-// forget drops the record of a process when its client has gone and it has
-// ended: until then it can be signalled and waited for.
+// execKept is how long the exit of a process can still be asked for. A client
+// asks on a connection of its own, beside the one that the output came by, and
+// a short process has ended before that is made.
+const execKept = 10 * time.Second
+
+// forget drops the record of a process some time after its client has gone and
+// it has ended: until then it can be signalled and waited for.
 func (s *shim) forget(name string, p *process) {
 	go func() {
 		<-p.ended
-		s.mu.Lock()
-		delete(s.execs, name)
-		s.mu.Unlock()
+		time.AfterFunc(execKept, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.execs, name)
+		})
 	}()
 }
 
