@@ -47,7 +47,7 @@ EXAMPLES
 
 func (p *program) up(ctx context.Context, c *cli.Context) error {
 	opts := api.UpOptions{Only: splitList(c.StringSlice("only")), Without: splitList(c.StringSlice("without"))}
-	if err := p.ensureDaemon(ctx); err != nil {
+	if err := p.ensureDaemon(ctx, p.preflight); err != nil {
 		return err
 	}
 	ref, err := p.client().Up(ctx, opts)
@@ -85,8 +85,8 @@ func splitList(lists []string) []string {
 }
 
 // ensureDaemon starts the daemon unless it answers already, and waits until it
-// does.
-func (p *program) ensureDaemon(ctx context.Context) error {
+// does. preflight, if there is one, can refuse the start.
+func (p *program) ensureDaemon(ctx context.Context, preflight func(context.Context) error) error {
 	cl := p.client()
 	_, err := cl.Version(ctx)
 	if err == nil || !errors.Is(err, client.ErrNotRunning) {
@@ -99,8 +99,10 @@ func (p *program) ensureDaemon(ctx context.Context) error {
 			hint: "sudo sandbox up",
 		}
 	}
-	if err := p.preflight(ctx); err != nil {
-		return err
+	if preflight != nil {
+		if err := preflight(ctx); err != nil {
+			return err
+		}
 	}
 	started := time.Now()
 	starting, err := p.host.Start(ctx)
@@ -281,8 +283,9 @@ func (p *program) down(ctx context.Context, c *cli.Context) error {
 		if !p.host.IsRoot() {
 			return &exitError{code: exitNotReady, err: errors.New("--purge needs root: it removes the daemon's unit and folders"), hint: "sudo sandbox down --purge"}
 		}
-		// What a crash has left is the daemon's to find and take away.
-		if err := p.ensureDaemon(ctx); err != nil {
+		// What a crash has left is the daemon's to find and take away, also on a
+		// host that could no longer run a container.
+		if err := p.ensureDaemon(ctx, nil); err != nil {
 			return err
 		}
 	}

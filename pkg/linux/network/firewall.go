@@ -111,8 +111,7 @@ func OpenFirewall(bridge string, subnet netip.Prefix) (*Firewall, error) {
 		if name == fw.Backend || !tool.isDefault && !tool.inUse() {
 			continue
 		}
-		// An iptables that does not work here drops nothing either.
-		if _, err := tool.List("filter", "FORWARD"); err != nil {
+		if err := tool.probeFilter(); err != nil {
 			continue
 		}
 		filter := own(tool)

@@ -121,6 +121,16 @@ func (t *ipTool) probe() (err error) {
 	return t.Append("nat", chain, "-m", "conntrack", "--ctstate", "DNAT", "-j", "RETURN")
 }
 
+// probeFilter makes a filter chain and deletes it. A tool that cannot, though it is
+// installed, drops nothing either.
+func (t *ipTool) probeFilter() error {
+	const chain = "SANDBOX-PROBE"
+	if err := t.ClearChain("filter", chain); err != nil {
+		return err
+	}
+	return t.ClearAndDeleteChain("filter", chain)
+}
+
 // iptRules holds the rules in chains of their own in iptables' tables.
 type iptRules struct {
 	tool   *ipTool
