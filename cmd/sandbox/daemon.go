@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/daemon"
 	"github.com/sandboxlabs/sandbox/pkg/embedded"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw"
+	"github.com/sandboxlabs/sandbox/pkg/engine/raw/network"
 	"github.com/sandboxlabs/sandbox/pkg/host"
 	"github.com/sandboxlabs/sandbox/pkg/image"
 	"github.com/sandboxlabs/sandbox/pkg/stack"
@@ -31,12 +33,17 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host) error {
 		return err
 	}
 	defer images.Close()
+	links, err := network.New(network.Config{Dirs: dirs, Log: log.Named("network")})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = links.Close() }()
 	engine := raw.New(raw.Config{Dirs: dirs, Images: images, Log: log.Named("engine.raw")})
 	defer func() { _ = engine.Close() }() // only ends its watching
 	graph, err := stack.New(internals.New(internals.Config{
 		Dirs: dirs, Engine: engine, Preflight: h.Check,
 		Runtime: func() (fs.File, error) { return embedded.Open(embedded.Runtime) },
-		Network: networkPart(engine), Image: imagePart(images), Toolbox: toolbox, Purge: engine.Purge,
+		Network: networkPart(links), Image: imagePart(images), Toolbox: toolbox, Purge: engine.Purge,
 	}))
 	if err != nil {
 		return err
@@ -89,7 +96,10 @@ func imagePart(store *image.Store) internals.Part {
 			}
 			defer f.Close()
 			img, err := store.EnsureBuiltin(ctx, f)
-			return img.ID.String(), err
+			if err != nil {
+				return "", err
+			}
+			return fmt.Sprintf("%s, %s, %d layers", img.Name, img.Source, len(img.Manifest.Layers)), nil
 		},
 		Status: func(context.Context) (api.StatusItem, error) {
 			item := api.StatusItem{What: "image " + toolbox, State: stack.StateDown}

@@ -16,10 +16,11 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
-// Bridge is the raw engine's network link, CgroupParent its cgroup: what
-// belongs to sandbox outside its folders.
+// What the raw engine makes outside its folders: the bridge, a link for each
+// container (the prefix and the ID's first 12 digits), the cgroup.
 const (
 	bridgeName   = "sandbox0"
+	linkPrefix   = "sbx"
 	cgroupParent = "sandbox"
 )
 
@@ -89,10 +90,9 @@ func (s *Service) links(context.Context) ([]string, error) {
 	if exists(s.Host.Sys, "class/net", bridgeName) {
 		out = append(out, "link "+bridgeName)
 	}
-	// Ports of the bridge, too, go with it; one that is left has lost it.
 	entries, err := os.ReadDir(filepath.Join(s.Host.Sys, "class/net"))
 	for _, e := range entries {
-		if alias := read(s.Host.Sys, "class/net", e.Name(), "ifalias"); strings.HasPrefix(alias, network.Label) {
+		if strings.HasPrefix(e.Name(), linkPrefix) && len(e.Name()) == 15 {
 			out = append(out, "link "+e.Name())
 		}
 	}
