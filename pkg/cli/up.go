@@ -322,6 +322,14 @@ func (p *program) uninstall(ctx context.Context) error {
 		return err
 	}
 	left, err := p.host.Uninstall(ctx)
+	// The daemon has closed its socket, and may need a moment more to end.
+	for range 20 {
+		if len(left) == 0 || ctx.Err() != nil {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+		left, err = p.host.Uninstall(ctx)
+	}
 	if len(left) > 0 {
 		ui.Lines(p.Term.Stderr(), "still there:")
 		for _, item := range left {

@@ -85,6 +85,15 @@ func (s *Service) mounts(context.Context) ([]string, error) {
 	return out, nil
 }
 
+func (s *Service) mountpoint(dir string) bool {
+	for line := range strings.Lines(read(s.Host.Proc, "self/mountinfo") + "\n") {
+		if fields := strings.Fields(line); len(fields) > 4 && fields[4] == dir {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *Service) links(context.Context) ([]string, error) {
 	var out []string
 	if exists(s.Host.Sys, "class/net", bridgeName) {
@@ -142,6 +151,9 @@ func (s *Service) files(context.Context) ([]string, error) {
 		paths = append(paths, s.unitFile())
 	}
 	for _, path := range paths {
+		if entries, err := os.ReadDir(path); err == nil && len(entries) == 0 && s.mountpoint(path) {
+			continue // an empty disk of its own: somebody else's mount
+		}
 		if _, err := os.Lstat(path); err == nil {
 			out = append(out, "file "+path)
 		} else if !errors.Is(err, fs.ErrNotExist) {

@@ -177,8 +177,9 @@ func (s *Service) Remove(ctx context.Context) error {
 	}
 	errs = append(errs, remove(s.Dirs.DaemonLog()))
 	for _, dir := range []string{s.Dirs.Root, s.Dirs.Run} {
-		if err := remove(dir); !errors.Is(err, syscall.ENOTEMPTY) {
-			errs = append(errs, err) // what is in it shows among what is left
+		// What is in it shows among what is left; a mount point stays.
+		if err := remove(dir); !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.EBUSY) {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
