@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -25,26 +26,47 @@ func containerPath(ref, verb string) string {
 // CreateContainer makes a container. If onFrame is not nil every kernel
 // operation is explained to it as it is made, and every warning; otherwise
 // warnings are only in the result. When ctx ends first, the daemon undoes what
-// it has made.
+// it has made, and CreateContainer returns when that is done.
 func (c *Client) CreateContainer(ctx context.Context, spec api.ContainerSpec, onFrame func(api.Frame)) (api.Container, error) {
-	return c.framed(ctx, request{method: http.MethodPost, path: "/containers", body: spec}, onFrame)
+	made, err := c.framed(ctx, request{method: http.MethodPost, path: "/containers", body: spec}, onFrame)
+	if err == nil && ctx.Err() != nil {
+		// It was finished before the daemon saw that nobody wants it.
+		remove, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		return api.Container{}, errors.Join(ctx.Err(), c.RemoveContainer(remove, made.ID, true))
+	}
+	return made, err
 }
 
 // StartContainer starts a created container; onFrame as in CreateContainer.
+// After the end of ctx, too, it returns when the daemon has come to an end
+// with it; if the container then runs, there is no error.
 func (c *Client) StartContainer(ctx context.Context, ref string, onFrame func(api.Frame)) (api.Container, error) {
 	return c.framed(ctx, request{method: http.MethodPost, path: containerPath(ref, "start")}, onFrame)
 }
 
 // framed makes a call whose answer is a container, alone or as the last of a
 // stream of frames.
-func (c *Client) framed(ctx context.Context, r request, onFrame func(api.Frame)) (api.Container, error) {
-	var out api.Container
+func (c *Client) framed(ctx context.Context, r request, onFrame func(api.Frame)) (out api.Container, err error) {
+	asked := ctx
+	ctx, stop := definite(ctx)
+	defer stop()
+	defer func() {
+		e, ok := errors.AsType[*api.Error](err)
+		switch {
+		case err == nil || asked.Err() == nil:
+		case ok && e.Class != api.ClassCanceled:
+			err = errors.Join(asked.Err(), err) // such as what could not be undone
+		default:
+			err = asked.Err()
+		}
+	}()
 	if onFrame == nil {
-		err := c.call(ctx, r, &out)
+		err = c.call(ctx, r, &out)
 		return out, err
 	}
 	ended := false
-	err := stream(ctx, c, r, func(f api.Frame) error {
+	err = stream(ctx, c, r, func(f api.Frame) error {
 		switch {
 		case f.Error != nil:
 			return f.Error

@@ -138,7 +138,7 @@ func (d *Daemon) deleteContainer(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return d.act(w, r, api.EventRemove, func(c api.Container) error {
-		return d.Engine.Remove(r.Context(), c.ID, force)
+		return d.keeper.removeNow(r.Context(), c, force)
 	})
 }
 

@@ -68,10 +68,10 @@ type Daemon struct {
 
 	// stopping ends when the daemon begins to stop, alive when all requests
 	// have ended.
-	stopping context.Context
+	stopping context.Context //nolint:containedctx // the daemon's life, not a call's
 	stop     context.CancelFunc
-	alive    context.Context
-	purged   atomic.Bool // a purge has ended well: leave nothing
+	alive    context.Context //nolint:containedctx // likewise
+	purged   atomic.Bool     // a purge has ended well: leave nothing
 	work     sync.WaitGroup
 }
 

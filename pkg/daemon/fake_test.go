@@ -303,7 +303,7 @@ func (e *fakeEngine) Stats(ctx context.Context, ref string) (out api.Stats, err 
 
 // fakeLogs yields n lines and then, if it follows, waits.
 type fakeLogs struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // of the Logs call, which bounds the reader
 	n      int
 	follow bool
 }

@@ -23,7 +23,7 @@ type keeper struct {
 	engine engine.Engine
 	events *events
 	log    *zap.Logger
-	alive  context.Context
+	alive  context.Context //nolint:containedctx // the daemon's, which its watches last as long as
 	work   *sync.WaitGroup
 
 	mu sync.Mutex
@@ -163,6 +163,24 @@ func (k *keeper) remove(c api.Container, exit api.Exit) {
 	default:
 		k.log.Error("container is not removed", zap.String("container", c.ID), zap.Error(err))
 	}
+}
+
+// removeNow takes away a container for a client. The exit of one that has run
+// is published before, so that a listener sees the end of it in order.
+func (k *keeper) removeNow(ctx context.Context, c api.Container, force bool) error {
+	if c.Status == api.StatusExited {
+		if err := k.settled(ctx, c.ID); err != nil {
+			return err
+		}
+	}
+	err := k.engine.Remove(ctx, c.ID, force)
+	if errdefs.IsNotFound(err) && c.Spec.AutoRemove {
+		err = nil // it has just removed itself
+	}
+	if err != nil {
+		return err
+	}
+	return k.settled(ctx, c.ID)
 }
 
 // recall finds the exit of a container that has removed itself, by its ID or

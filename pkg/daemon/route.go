@@ -99,7 +99,7 @@ func (d *Daemon) handler() http.Handler {
 	for p, allowed := range methods {
 		mux.HandleFunc(api.Prefix+p, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Allow", strings.Join(allowed, ", "))
-			respond(w, http.StatusMethodNotAllowed, &api.Error{
+			refuse(w, http.StatusMethodNotAllowed, &api.Error{
 				Class:   api.ClassInvalidArgument,
 				Message: fmt.Sprintf("%s is not a method of %s: it has %s", r.Method, r.URL.Path, strings.Join(allowed, ", ")),
 			})
@@ -119,7 +119,7 @@ func (d *Daemon) guard(next http.Handler) http.Handler {
 		case who.err != nil:
 			respondError(w, fmt.Errorf("%w: %w", who.err, errdefs.ErrPermissionDenied))
 		case !who.mayUse(d.gid):
-			respond(w, http.StatusForbidden, &api.Error{
+			refuse(w, http.StatusForbidden, &api.Error{
 				Class:   api.ClassPermissionDenied,
 				Message: fmt.Sprintf("user %d may not use the sandbox daemon: it is for root and the group %s", who.uid, d.Group),
 				Hint:    fmt.Sprintf("run with sudo, or join the group: sudo usermod -aG %s $USER, then log in again (the group is equal to root)", d.Group),
@@ -150,7 +150,7 @@ func (d *Daemon) serve(rt route) http.Handler {
 				if w.status != 0 {
 					panic(http.ErrAbortHandler) // too late to answer: break the connection off
 				}
-				respond(w, http.StatusInternalServerError, &api.Error{
+				refuse(w, http.StatusInternalServerError, &api.Error{
 					Class:   api.ClassInternal,
 					Message: "the daemon met an error in its own code",
 					Hint:    "its log has the details: " + d.Dirs.DaemonLog(),
@@ -254,5 +254,9 @@ func respond(w http.ResponseWriter, status int, v any) error {
 
 func respondError(w http.ResponseWriter, err error) {
 	e, status := wireError(err)
-	_ = respond(w, status, e) // it has no fields that fail to encode
+	refuse(w, status, e)
+}
+
+func refuse(w http.ResponseWriter, status int, e *api.Error) {
+	_ = respond(w, status, e) // it encodes, and a client that is gone needs no answer
 }
