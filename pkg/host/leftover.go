@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -16,13 +17,24 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
-// What the raw engine makes outside its folders: the bridge, a link for each
-// container (the prefix and the ID's first 12 digits), the cgroup.
+// What the raw engine makes outside its folders, beside the cgroup: the bridge,
+// and a link for each container, of the prefix and the ID's first 12 digits.
 const (
-	bridgeName   = "sandbox0"
-	linkPrefix   = "sbx"
-	cgroupParent = "sandbox"
+	bridgeName = "sandbox0"
+	linkPrefix = "sbx"
 )
+
+// CgroupParent is the name of the cgroup, below the root, that the containers
+// of a sandbox with these folders are in. One with other folders than the usual
+// has another: it must not take the cgroups of the first for leftovers.
+func CgroupParent(dirs state.Dirs) string {
+	if dirs == state.Default() {
+		return "sandbox"
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(dirs.Root)) // never fails; hash.Hash
+	return fmt.Sprintf("sandbox-%08x", h.Sum32())
+}
 
 // Leftovers lists all that sandbox has made on this machine and that is still
 // there: processes, mounts, links, packet filter rules, cgroups, files. The
@@ -138,10 +150,11 @@ func (s *Service) rules(ctx context.Context) ([]string, error) {
 
 func (s *Service) cgroups(context.Context) ([]string, error) {
 	g := s.Host.cgroups()
-	if g.v2 == "" || !exists(s.Host.below(g.v2), cgroupParent) {
+	name := CgroupParent(s.Dirs)
+	if g.v2 == "" || !exists(s.Host.below(g.v2), name) {
 		return nil, nil
 	}
-	return []string{"cgroup " + filepath.Join(g.v2, cgroupParent)}, nil
+	return []string{"cgroup " + filepath.Join(g.v2, name)}, nil
 }
 
 func (s *Service) files(context.Context) ([]string, error) {

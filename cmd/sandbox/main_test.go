@@ -1,0 +1,235 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/sandboxlabs/sandbox/pkg/embedded"
+)
+
+var update = flag.Bool("update", false, "write the golden --help files instead of comparing")
+
+func TestMain(m *testing.M) {
+	if os.Geteuid() == 0 && filepath.Base(os.Args[0]) != "sandbox" && os.Getenv(ownNetwork) == "" {
+		os.Exit(runInOwnNetwork())
+	}
+	// The scripts, and the daemon that `up` starts, run this test binary under
+	// the program's name.
+	testscript.Main(m, map[string]func(){"sandbox": main})
+}
+
+// ownNetwork is set in the environment of tests that have a network namespace
+// of their own.
+const ownNetwork = "SANDBOX_TEST_NETNS"
+
+// runInOwnNetwork runs this test binary again in a new network namespace: there
+// the bridge and the rules of a daemon are not those of the one that may run on
+// this machine, and go with the namespace.
+func runInOwnNetwork() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), ownNetwork+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Run(); err != nil {
+		if ended, ok := errors.AsType[*exec.ExitError](err); ok {
+			return ended.ExitCode()
+		}
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+const (
+	scripts = "../../testdata/script"
+	golden  = "../../testdata/help"
+)
+
+// TestCommandLine runs what needs neither root nor a daemon.
+func TestCommandLine(t *testing.T) {
+	testscript.Run(t, testscript.Params{Dir: filepath.Join(scripts, "cli"), Setup: setup, RequireExplicitExec: true, Condition: condition, Cmds: commands})
+}
+
+// TestReal runs a real daemon with real containers, each script on folders of
+// its own, one after the other: they share the bridge.
+func TestReal(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("containers need root")
+	}
+	if f, err := embedded.Open(embedded.Runtime); err != nil {
+		t.Skip(err)
+	} else {
+		_ = f.Close()
+	}
+	files, err := filepath.Glob(filepath.Join(scripts, "real", "*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("scripts: %v %v", files, err)
+	}
+	for _, file := range files {
+		// A parallel subtest would start only when this test has ended.
+		testscript.RunT(sequential{t}, testscript.Params{Files: []string{file}, Setup: setupReal, RequireExplicitExec: true, Condition: condition, Cmds: commands})
+	}
+}
+
+// sequential is testing.T without its parallelism.
+type sequential struct{ *testing.T }
+
+func (s sequential) Parallel() {}
+func (s sequential) Run(name string, f func(testscript.T)) {
+	s.T.Run(name, func(t *testing.T) { f(sequential{t}) })
+}
+func (s sequential) Verbose() bool { return testing.Verbose() }
+
+func setup(env *testscript.Env) error {
+	env.Setenv("SANDBOX_ROOT", filepath.Join(env.WorkDir, "lib"))
+	env.Setenv("SANDBOX_RUN", filepath.Join(env.WorkDir, "run"))
+	env.Setenv("HOME", env.WorkDir)
+	return nil
+}
+
+// setupReal takes short folders: a unix socket's path has at most 107 bytes.
+func setupReal(env *testscript.Env) error {
+	dir, err := os.MkdirTemp("", "sbt")
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	root, run := filepath.Join(dir, "lib"), filepath.Join(dir, "run")
+	env.Setenv("SANDBOX_ROOT", root)
+	env.Setenv("SANDBOX_RUN", run)
+	env.Setenv("HOME", env.WorkDir)
+	env.Defer(func() {
+		purge(env.T().(sequential).T, root, run)
+		_ = os.RemoveAll(dir)
+	})
+	return nil
+}
+
+// purge leaves nothing of a script that has ended early.
+func purge(t *testing.T, root, run string) {
+	if _, err := os.Stat(root); err != nil {
+		return
+	}
+	program, err := exec.LookPath("sandbox")
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	cmd := exec.Command(program, "--state-dir", root, "--run-dir", run, "down", "--purge")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("purge: %v: %s", err, out)
+		killDaemon(run)
+	}
+}
+
+// killDaemon ends a daemon that does not answer.
+func killDaemon(run string) {
+	b, err := os.ReadFile(filepath.Join(run, "daemon.lock"))
+	if err != nil {
+		return
+	}
+	if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// commands adds `exits CODE PROGRAM ARG…`: run it, and compare its exit code.
+var commands = map[string]func(*testscript.TestScript, bool, []string){
+	"exits": func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) < 2 {
+			ts.Fatalf("usage: exits CODE PROGRAM ARG…")
+		}
+		code := 0
+		if err := ts.Exec(args[1], args[2:]...); err != nil {
+			ended, ok := errors.AsType[*exec.ExitError](err)
+			if !ok {
+				ts.Fatalf("%v", err)
+			}
+			code = ended.ExitCode()
+		}
+		if strconv.Itoa(code) != args[0] {
+			ts.Fatalf("%s exits with %d, not %s", strings.Join(args[1:], " "), code, args[0])
+		}
+	},
+}
+
+// condition adds [memory], [pids] and so on: the cgroup v2 controllers that
+// this host has.
+func condition(name string) (bool, error) {
+	b, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	if err != nil {
+		return false, nil // hybrid: without them
+	}
+	for _, controller := range strings.Fields(string(b)) {
+		if controller == name {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// TestHelp keeps the --help of every command, and with it every flag, as
+// reviewed: `go test ./cmd/sandbox -run Help -update` writes what has changed.
+func TestHelp(t *testing.T) {
+	program, err := exec.LookPath("sandbox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	help := func(args ...string) []byte {
+		out, err := exec.Command(program, append(args, "--help")...).Output()
+		if err != nil {
+			t.Fatalf("sandbox %s --help: %v", strings.Join(args, " "), err)
+		}
+		return out
+	}
+	names := []string{"", "image ls"}
+	for line := range strings.Lines(string(help())) {
+		// Commands are indented by two blanks, flags by more or begin with -.
+		if rest, ok := strings.CutPrefix(line, "  "); ok && rest[0] >= 'a' && rest[0] <= 'z' {
+			names = append(names, strings.Fields(rest)[0])
+		}
+	}
+	if len(names) < 20 {
+		t.Fatalf("found only the commands %q", names)
+	}
+	for _, command := range names {
+		got := help(strings.Fields(command)...)
+		if command != "" && !bytes.Contains(got, []byte("Examples:")) {
+			t.Errorf("%s has no examples", command)
+		}
+		file := filepath.Join(golden, "sandbox.txt")
+		if command != "" {
+			file = filepath.Join(golden, strings.ReplaceAll(command, " ", "-")+".txt")
+		}
+		if *update {
+			if err := os.MkdirAll(golden, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, got, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Errorf("%v (go test ./cmd/sandbox -run Help -update writes it)", err)
+		} else if !bytes.Equal(got, want) {
+			t.Errorf("%s is not what `sandbox %s --help` prints (go test ./cmd/sandbox -run Help -update writes it):\n%s", file, command, got)
+		}
+	}
+}
