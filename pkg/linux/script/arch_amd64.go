@@ -7,4 +7,7 @@ import _ "embed" // the interpreter
 //go:embed interp/amd64.bin
 var interpreter string
 
-const elfMachine = 62 // EM_X86_64
+const (
+	elfMachine = 62 // EM_X86_64
+	pageSize   = 4096
+)

@@ -1,4 +1,4 @@
-//go:build !amd64
+//go:build !amd64 && !arm64
 
 package script
 
@@ -6,4 +6,5 @@ package script
 const (
 	interpreter = ""
 	elfMachine  = 0
+	pageSize    = 4096
 )

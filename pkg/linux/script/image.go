@@ -7,8 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const pageSize = 4096
-
 // image assembles the script as a static ELF executable: one page of headers
 // and interpreter, the operations, the data. The first operation is made to
 // be the mapping of the results file, from descriptor resultsFD.

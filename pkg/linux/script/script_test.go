@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"testing"
 
@@ -149,27 +148,35 @@ func TestUnplacedLabel(t *testing.T) {
 	}
 }
 
-// The committed interpreter is what its source assembles to.
+// The committed interpreters are what their sources assemble to.
 func TestInterpreterSource(t *testing.T) {
-	if _, err := exec.LookPath("as"); err != nil {
-		t.Skip("no assembler on this host")
-	}
-	dir := t.TempDir()
-	obj, bin := filepath.Join(dir, "o"), filepath.Join(dir, "bin")
-	for _, c := range [][]string{
-		{"as", "-o", obj, "interp/" + runtime.GOARCH + ".S"},
-		{"objcopy", "-O", "binary", "-j", ".text", obj, bin},
-	} {
-		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", c, err, out)
-		}
-	}
-	got, err := os.ReadFile(bin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, []byte(interpreter)) {
-		t.Fatal("interp/*.bin is stale: run go generate ./pkg/linux/script")
+	for arch, prefix := range map[string]string{"amd64": "x86_64-linux-gnu-", "arm64": "aarch64-linux-gnu-"} {
+		t.Run(arch, func(t *testing.T) {
+			if _, err := exec.LookPath(prefix + "as"); err != nil {
+				t.Skip("no " + prefix + "as on this host")
+			}
+			dir := t.TempDir()
+			obj, bin := filepath.Join(dir, "o"), filepath.Join(dir, "bin")
+			for _, c := range [][]string{
+				{prefix + "as", "-o", obj, "interp/" + arch + ".S"},
+				{prefix + "objcopy", "-O", "binary", "-j", ".text", obj, bin},
+			} {
+				if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
+					t.Fatalf("%v: %v\n%s", c, err, out)
+				}
+			}
+			got, err := os.ReadFile(bin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := os.ReadFile("interp/" + arch + ".bin")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Fatal("interp/" + arch + ".bin is stale: run go generate ./pkg/linux/script")
+			}
+		})
 	}
 }
 
