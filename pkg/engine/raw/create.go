@@ -19,6 +19,7 @@ import (
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw/bundle"
+	"github.com/sandboxlabs/sandbox/pkg/engine/raw/network"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw/shim/protocol"
 	"github.com/sandboxlabs/sandbox/pkg/image"
 	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
@@ -36,7 +37,9 @@ type creation struct {
 	image image.Image
 	lower []string
 	join  bundle.Join
-	conn  *protocol.Conn // to the shim
+
+	endpoint network.Endpoint // zero but for a container on the bridge
+	conn     *protocol.Conn   // to the shim
 }
 
 // Create makes a container in which everything but the user's program is
@@ -203,7 +206,7 @@ func (cr *creation) prepare() error {
 		TTY: rec.Spec.TTY, OpenStdin: rec.Spec.OpenStdin,
 		SharedPID: rec.Spec.PIDMode != "" && rec.Spec.PIDMode != "private",
 		LogSize:   logSize, LogFiles: logFiles,
-		Publish: rec.Spec.Network.Publish, IP: rec.IP,
+		Publish: cr.publish(), IP: rec.IP,
 	}})
 }
 
@@ -258,10 +261,11 @@ func (cr *creation) bundleInput() (bundle.Input, error) {
 		ID: rec.ID, Spec: rec.Spec, Image: cr.image.Config.Config, Host: host, Join: cr.join, AutoIDs: rec.IDs,
 		Stat: bundle.StatDevice,
 		Paths: bundle.Paths{
-			Rootfs: files.Rootfs(), Hosts: files.Hosts(), Hostname: files.Hostname(), ResolvConf: files.ResolvConf(),
-			Init: cr.Dirs.RuntimeBinary(), InitArgs: []string{"init"},
+			Rootfs: files.Rootfs(),
+			Init:   cr.Dirs.RuntimeBinary(), InitArgs: []string{"init"},
 		},
 	}
+	cr.etcPaths(&in.Paths)
 	if rec.Spec.Privileged {
 		if in.HostDevices, err = bundle.HostDevices("/dev"); err != nil {
 			return bundle.Input{}, err

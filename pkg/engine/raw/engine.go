@@ -30,6 +30,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/engine"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw/bundle"
+	"github.com/sandboxlabs/sandbox/pkg/engine/raw/network"
 	"github.com/sandboxlabs/sandbox/pkg/image"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
@@ -41,7 +42,9 @@ const Name = "raw"
 type Config struct {
 	Dirs   state.Dirs
 	Images *image.Store
-	Log    *zap.Logger
+	// Network connects containers. Without one, they can have the host's or none.
+	Network *network.Network
+	Log     *zap.Logger
 	// CgroupParent is the cgroup below which each container gets its own, as
 	// CgroupParent/ID. Two engines on one machine need different ones.
 	// Default: "/sandbox".

@@ -3,19 +3,25 @@ package raw
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	"golang.org/x/sys/unix"
 
 	"github.com/sandboxlabs/sandbox/pkg/embedded"
 	"github.com/sandboxlabs/sandbox/pkg/engine"
 	"github.com/sandboxlabs/sandbox/pkg/engine/enginetest"
+	"github.com/sandboxlabs/sandbox/pkg/engine/raw/network"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw/shim"
 	"github.com/sandboxlabs/sandbox/pkg/image"
 	"github.com/sandboxlabs/sandbox/pkg/linux/cgroup"
@@ -33,7 +39,36 @@ func TestMain(m *testing.M) {
 			os.Exit(shim.Init(os.Args[2:]))
 		}
 	}
+	if os.Getenv(insideVar) == "" && os.Geteuid() == 0 {
+		os.Exit(inNetNS())
+	}
+	if os.Geteuid() == 0 {
+		if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "ip link set lo up: %v: %s\n", err, out)
+			os.Exit(1)
+		}
+	}
 	os.Exit(m.Run())
+}
+
+// The process's first thread cannot end as others do: keep it for the main
+// goroutine, so that none of the tests' goroutines changes its namespace.
+func init() { runtime.LockOSThread() }
+
+const insideVar = "SANDBOX_TEST_NETNS" // set in the private namespace
+
+// inNetNS runs all tests in a network namespace of their own, which plays the
+// host: their bridge, rules and ports are not the real one's.
+func inNetNS() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), insideVar+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		fmt.Fprintln(os.Stderr, "private network namespace:", err)
+		return 1
+	}
+	return cmd.ProcessState.ExitCode()
 }
 
 // testImage is the built-in one.
@@ -120,7 +155,11 @@ func (h testHost) open(t testing.TB) *Engine {
 	if testing.Verbose() {
 		log = zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
 	}
-	e := New(Config{Dirs: h.dirs, Images: h.images(t), Log: log, CgroupParent: h.parent})
+	net, err := network.New(network.Config{Dirs: h.dirs, Log: log, Bridge: "sbtraw0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := New(Config{Dirs: h.dirs, Images: h.images(t), Network: net, Log: log, CgroupParent: h.parent})
 	if err := e.Sweep(t.Context()); err != nil {
 		t.Fatalf("sweep: %v", err)
 	}
@@ -139,7 +178,7 @@ func newEngine(t testing.TB) (*Engine, testHost) {
 func purge(t testing.TB, e *Engine) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := errors.Join(e.Purge(ctx), e.Close()); err != nil {
+	if err := errors.Join(e.Purge(ctx), e.Close(), e.Network.Down(ctx, nil), e.Network.Close()); err != nil {
 		t.Errorf("purge: %v", err)
 	}
 }

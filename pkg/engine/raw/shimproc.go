@@ -60,7 +60,7 @@ func (e *Engine) startShim(c *container, trace *explain.Tracer) (*protocol.Conn,
 		_ = conn.Close()
 		return nil, fmt.Errorf("start shim: %w", err)
 	}
-	e.watch.Go(func() { _ = cmd.Wait() }) // no zombie; how it ended the watcher sees
+	go func() { _ = cmd.Wait() }() // no zombie; how it ended the watcher sees
 	return conn, nil
 }
 

@@ -84,13 +84,12 @@ func (e *Engine) load(id string) (*container, error) {
 
 // adopt takes up a container of an earlier daemon.
 func (e *Engine) adopt(ctx context.Context, c *container) error {
-	if c.hasExited() {
-		// Its shim may still be cleaning up; the watcher waits for that.
-		e.watchShim(c)
-	} else if err := e.refresh(ctx, c); err != nil {
-		return err
-	} else {
-		e.watchShim(c)
+	// Of one that has exited, too: its shim may still be cleaning up.
+	e.watchShim(c)
+	if !c.hasExited() {
+		if err := e.refresh(ctx, c); err != nil {
+			return err
+		}
 	}
 	s := c.snapshot()
 	if !s.Spec.AutoRemove || s.Status != api.StatusExited && s.Status != api.StatusCreated {
@@ -104,10 +103,12 @@ func (e *Engine) adopt(ctx context.Context, c *container) error {
 	return nil
 }
 
-// refresh asks the shim what has become of the container. A shim that is gone
-// is the watcher's matter.
+// refresh asks the shim what has become of the container.
 func (e *Engine) refresh(ctx context.Context, c *container) error {
 	rep, err := c.call(ctx, protocol.Request{Op: protocol.OpState}, protocol.Observer{})
+	if errors.Is(err, errExited) {
+		return nil
+	}
 	if err != nil {
 		e.Log.Warn("shim does not answer", zap.String("id", c.id()), zap.Error(err))
 		return nil
