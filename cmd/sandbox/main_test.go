@@ -65,14 +65,7 @@ func TestCommandLine(t *testing.T) {
 // TestReal runs a real daemon with real containers, each script on folders of
 // its own, one after the other: they share the bridge.
 func TestReal(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("containers need root")
-	}
-	if f, err := embedded.Open(embedded.Runtime); err != nil {
-		t.Skip(err)
-	} else {
-		_ = f.Close()
-	}
+	needReal(t)
 	files, err := filepath.Glob(filepath.Join(scripts, "real", "*.txtar"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("scripts: %v %v", files, err)
@@ -81,6 +74,18 @@ func TestReal(t *testing.T) {
 		// A parallel subtest would start only when this test has ended.
 		testscript.RunT(sequential{t}, testscript.Params{Files: []string{file}, Setup: setupReal, RequireExplicitExec: true, Condition: condition, Cmds: commands})
 	}
+}
+
+// needReal skips where no container can run.
+func needReal(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("containers need root")
+	}
+	f, err := embedded.Open(embedded.Runtime)
+	if err != nil {
+		t.Skip(err)
+	}
+	_ = f.Close()
 }
 
 // sequential is testing.T without its parallelism.
@@ -132,23 +137,34 @@ func purge(t *testing.T, root, run string) {
 	cmd := exec.Command(program, "--state-dir", root, "--run-dir", run, "down", "--purge")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("purge: %v: %s", err, out)
-		killDaemon(run)
+		_ = killDaemon(run) // if it is that which hangs
 	}
 }
 
-// killDaemon ends a daemon that does not answer.
-func killDaemon(run string) {
+// killDaemon ends the daemon at once, and waits until it is gone.
+func killDaemon(run string) error {
 	b, err := os.ReadFile(filepath.Join(run, "daemon.lock"))
 	if err != nil {
-		return
+		return err
 	}
-	if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-		time.Sleep(100 * time.Millisecond)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return err
 	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return err
+	}
+	for range 500 {
+		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err != nil || bytes.Contains(stat, []byte(") Z ")) {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("process %d does not end", pid)
 }
 
-// commands adds `exits CODE PROGRAM ARG…`: run it, and compare its exit code.
+// commands adds `exits CODE PROGRAM ARG…`: run it, and compare its exit code;
+// and `killdaemon`: kill -9.
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"exits": func(ts *testscript.TestScript, neg bool, args []string) {
 		if neg || len(args) < 2 {
@@ -165,6 +181,9 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 		if strconv.Itoa(code) != args[0] {
 			ts.Fatalf("%s exits with %d, not %s", strings.Join(args[1:], " "), code, args[0])
 		}
+	},
+	"killdaemon": func(ts *testscript.TestScript, _ bool, _ []string) {
+		ts.Check(killDaemon(ts.Getenv("SANDBOX_RUN")))
 	},
 }
 

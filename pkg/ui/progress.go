@@ -57,7 +57,7 @@ func (p *Progress) Update(steps []Step) {
 		width = max(width, Width(s.label()))
 	}
 	p.frame++
-	var live []string
+	var live, ended []string
 	for _, s := range steps {
 		key := s.Group + "\x00" + s.Name
 		if p.printed[key] {
@@ -65,7 +65,7 @@ func (p *Progress) Update(steps []Step) {
 		}
 		if s.State.Final() {
 			p.printed[key] = true
-			fmt.Fprintln(p.term.Stderr(), s.line(p.term.Style(), width, 0))
+			ended = append(ended, s.line(p.term.Style(), width, 0))
 			continue
 		}
 		if s.State == StepActive {
@@ -78,6 +78,11 @@ func (p *Progress) Update(steps []Step) {
 			s.Took = time.Since(s.Active)
 			live = append(live, s.line(p.term.Style(), width, p.frame))
 		}
+	}
+	if ended != nil {
+		// What has ended moves up, from the live lines to those that stay.
+		p.term.Status()
+		Lines(p.term.Stderr(), ended...)
 	}
 	p.term.Status(live...)
 }

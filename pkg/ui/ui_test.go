@@ -112,7 +112,7 @@ func TestProgress(t *testing.T) {
 		p.Update(steps)
 		p.Close()
 		shown := f.Statuses()
-		if len(shown) != 2 || !strings.Contains(shown[0], "image") || !strings.Contains(shown[0], "512 KiB / 1 MiB") || shown[1] != "" {
+		if len(shown) != 3 || shown[0] != "" || !strings.Contains(shown[1], "image") || !strings.Contains(shown[1], "512 KiB / 1 MiB") || shown[2] != "" {
 			t.Errorf("status lines were %q", shown)
 		}
 	})
