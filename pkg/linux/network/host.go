@@ -6,8 +6,9 @@ import (
 	"net/netip"
 	"os"
 
-	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 	"github.com/vishvananda/netlink"
+
+	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 )
 
 // InUse lists the IPv4 subnets that the host has routes to or addresses in,

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/coreos/go-iptables/iptables"
+
 	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 )
 

@@ -8,17 +8,20 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"syscall"
+	"time"
 
-	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 )
 
 // Sources of explain events: the fields of the container's specification that
@@ -175,12 +178,8 @@ func (n *Namespace) AddVeth(v Veth, trace *explain.Tracer) (err error) {
 			err = errors.Join(err, n.DeleteLink(v.Name, trace))
 		}
 	}()
-	err = trace.Do(explain.Event{
-		Op: "link set master", Target: v.Name, Value: v.Bridge, Source: SourceMode,
-		Why: "plug the host's end into the switch",
-	}, func() error { return n.nl.LinkSetMaster(veth, bridge) })
-	if err != nil {
-		return fmt.Errorf("plug %s into %s: %w", v.Name, v.Bridge, err)
+	if err := n.plug(veth, bridge, trace); err != nil {
+		return err
 	}
 	return n.setUp(veth, trace)
 }
@@ -284,6 +283,86 @@ func (n *Namespace) DeleteLink(name string, trace *explain.Tracer) error {
 	})
 	if err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	return nil
+}
+
+// carrierTimeout bounds AwaitCarrier, and carrierPoll is how often it looks.
+const (
+	carrierTimeout = 2 * time.Second
+	carrierPoll    = time.Millisecond
+)
+
+// AwaitCarrier waits until the kernel has noticed that both ends of a veth pair
+// are up. It notes that in a work queue (net/core/link_watch.c), and until then
+// the bridge drops what comes in: a container's first packet would be lost,
+// and sent again only after a second. Looking at the link makes newer kernels
+// do it at once; older ones take up to a few milliseconds.
+func (n *Namespace) AwaitCarrier(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, carrierTimeout)
+	defer cancel()
+	tick := time.NewTicker(carrierPoll)
+	defer tick.Stop()
+	for {
+		link, err := n.get(name)
+		if err != nil {
+			return err
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("link %s stays %s: %w", name, link.Attrs().OperState, ctx.Err())
+		}
+	}
+}
+
+// LinkIndex is a link's number, which no later link of the same name has. An
+// absent link is an error that satisfies errors.Is(err, fs.ErrNotExist).
+func (n *Namespace) LinkIndex(name string) (int, error) {
+	link, err := n.get(name)
+	if err != nil {
+		return 0, err
+	}
+	return link.Attrs().Index, nil
+}
+
+// DeleteLinkIndex is DeleteLink for one particular link.
+func (n *Namespace) DeleteLinkIndex(index int, trace *explain.Tracer) error {
+	err := trace.Do(explain.Event{Op: "link del", Target: fmt.Sprintf("index %d", index), Source: SourceMode}, func() error {
+		return n.nl.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}})
+	})
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete link %d: %w", index, err)
+	}
+	return nil
+}
+
+// EnsurePlugged plugs a link into the bridge unless it is, and reports whether
+// it had to. An absent link or bridge is an error that satisfies
+// errors.Is(err, fs.ErrNotExist).
+func (n *Namespace) EnsurePlugged(name, bridge string, trace *explain.Tracer) (plugged bool, err error) {
+	link, err := n.get(name)
+	if err != nil {
+		return false, err
+	}
+	master, err := n.get(bridge)
+	if err != nil || link.Attrs().MasterIndex == master.Attrs().Index {
+		return false, err
+	}
+	return true, n.plug(link, master, trace)
+}
+
+func (n *Namespace) plug(link, bridge netlink.Link, trace *explain.Tracer) error {
+	name, master := link.Attrs().Name, bridge.Attrs().Name
+	err := trace.Do(explain.Event{
+		Op: "link set master", Target: name, Value: master, Source: SourceMode,
+		Why: "plug the host's end into the switch",
+	}, func() error { return n.nl.LinkSetMaster(link, bridge) })
+	if err != nil {
+		return fmt.Errorf("plug %s into %s: %w", name, master, err)
 	}
 	return nil
 }

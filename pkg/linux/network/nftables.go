@@ -11,8 +11,9 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
-	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 )
 
 // nftRules holds the rules in a table of their own, so that nobody's `flush
