@@ -38,7 +38,9 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host) error {
 		return err
 	}
 	defer func() { _ = links.Close() }()
-	engine := raw.New(raw.Config{Dirs: dirs, Images: images, Log: log.Named("engine.raw"), CgroupParent: "/" + host.CgroupParent(dirs)})
+	engine := raw.New(raw.Config{
+		Dirs: dirs, Images: images, Network: links, Log: log.Named("engine.raw"), CgroupParent: "/" + host.CgroupParent(dirs),
+	})
 	defer func() { _ = engine.Close() }() // only ends its watching
 	graph, err := stack.New(internals.New(internals.Config{
 		Dirs: dirs, Engine: engine, Preflight: h.Check,

@@ -27,13 +27,13 @@ func kernelChecks() []check {
 			look: lookKernel, fix: "install a kernel of 5.12 or later: Debian 12 and Ubuntu 22.04 have one",
 		},
 		{
-			name: "architecture", why: "the container's first process is put together from machine code, for x86-64 so far",
+			name: "architecture", why: "the container's first process is put together from machine code, which is written for x86-64 and 64-bit ARM",
 			look: func(context.Context, *Host) finding {
-				if runtime.GOARCH != "amd64" {
+				if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 					return failf("%s", runtime.GOARCH)
 				}
-				return okf("x86-64")
-			}, fix: "use a machine, or a virtual machine, with an x86-64 CPU",
+				return okf("%s", runtime.GOARCH)
+			}, fix: "use a machine, or a virtual machine, with an x86-64 or 64-bit ARM CPU",
 		},
 		{
 			name: "root", why: "namespaces, cgroups, mounts and network links of the host are root's to make",
