@@ -105,6 +105,7 @@ type request struct {
 	query        url.Values
 	body         any         // sent as JSON unless nil
 	header       http.Header // may be nil
+	last         bool        // the connection is not used again
 }
 
 // send sends r and returns the answer if its status is 2xx or 101; its body is
@@ -132,6 +133,7 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	req.Close = r.last
 	resp, err := c.http.Do(req)
 	if err != nil {
 		// What url.Error adds, the method and a URL with an invented host,

@@ -50,6 +50,7 @@ func (c *Client) StartContainer(ctx context.Context, ref string, onFrame func(ap
 func (c *Client) framed(ctx context.Context, r request, onFrame func(api.Frame)) (out api.Container, err error) {
 	asked := ctx
 	ctx, stop := definite(ctx)
+	r.last = true // half a connection must not be used again
 	defer stop()
 	defer func() {
 		e, ok := errors.AsType[*api.Error](err)
