@@ -2,8 +2,8 @@ package runtime
 
 import (
 	"fmt"
-	"strconv"
-	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // capabilityNames are the capabilities by number; see capabilities(7).
@@ -32,27 +32,16 @@ const (
 
 // hostCapabilities returns the runtime's own bounding set, which bounds what a
 // container can have, and the highest capability that the kernel knows.
-func hostCapabilities() (bounding capSet, last int, err error) {
-	b, err := readFile("/proc/self/status")
-	if err != nil {
-		return 0, 0, err
-	}
-	_, rest, ok := strings.Cut(string(b), "\nCapBnd:\t")
-	if !ok {
-		return 0, 0, fmt.Errorf("/proc/self/status has no CapBnd line")
-	}
-	line, _, _ := strings.Cut(rest, "\n")
-	v, err := strconv.ParseUint(line, 16, 64)
-	if err != nil {
-		return 0, 0, fmt.Errorf("/proc/self/status: CapBnd: %w", err)
-	}
-	last = len(capabilityNames) - 1
-	if b, err := readFile("/proc/sys/kernel/cap_last_cap"); err == nil {
-		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
-			last = n
+func hostCapabilities() (bounding capSet, last int) {
+	for n := range 64 {
+		// PR_CAPBSET_READ is 0 or 1, and an error for what does not exist.
+		v, _, errno := unix.RawSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_READ, uintptr(n), 0)
+		if errno != 0 {
+			return bounding, n - 1
 		}
+		bounding |= capSet(v) << n
 	}
-	return capSet(v), last, nil
+	return bounding, 63
 }
 
 // parseCapabilities turns names into a set. Names that no kernel knows, and

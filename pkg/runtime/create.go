@@ -73,9 +73,6 @@ type creation struct {
 
 // run is the creation, step by step.
 func (cr *creation) run(ctx context.Context, raw []byte) (*Process, error) {
-	if err := writeFile(cr.path(configFile), raw); err != nil {
-		return nil, err
-	}
 	for _, name := range []string{goFIFO, doneFIFO} {
 		if err := unix.Mkfifo(cr.path(name), 0o600); err != nil {
 			return nil, fmt.Errorf("make FIFO %s: %w", cr.path(name), err)
@@ -86,14 +83,15 @@ func (cr *creation) run(ctx context.Context, raw []byte) (*Process, error) {
 		return nil, err
 	}
 	defer cr.ns.close()
+	cr.nameCgroup()
+	if err := cr.write(); err != nil { // intent: what a sweep must take back
+		return nil, err
+	}
 	if err := cr.makeCgroup(); err != nil {
 		return nil, err
 	}
 	if cr.cg != nil {
 		defer cr.cg.Close()
-	}
-	if err := cr.write(); err != nil { // intent: what a sweep must take back
-		return nil, err
 	}
 	if err := cr.clone(); err != nil {
 		return nil, err
@@ -101,7 +99,14 @@ func (cr *creation) run(ctx context.Context, raw []byte) (*Process, error) {
 	defer cr.results.Close()
 	defer cr.sync.Close()
 	defer cr.process.Close()
+	// While the first process sets itself up:
+	if err := writeFile(cr.path(configFile), raw); err != nil {
+		return nil, err
+	}
 	if err := cr.identify(); err != nil {
+		return nil, err
+	}
+	if err := cr.restrictDevices(); err != nil {
 		return nil, err
 	}
 	if err := cr.converse(ctx); err != nil {
@@ -110,39 +115,47 @@ func (cr *creation) run(ctx context.Context, raw []byte) (*Process, error) {
 	return &Process{PID: cr.PID}, nil
 }
 
-func (cr *creation) makeCgroup() error {
+func (cr *creation) nameCgroup() {
 	root, err := cgroup.Mount()
 	if err != nil {
 		cr.warn(fmt.Sprintf("no limit of any kind is applied: %v", err))
-		return nil
+		return
 	}
 	name, note := cgroupName(cr.spec.Linux.CgroupsPath, cr.ID)
 	if note != "" {
 		cr.warn(note)
 	}
+	cr.CgroupRoot, cr.Cgroup = root, name
+}
+
+func (cr *creation) makeCgroup() (err error) {
+	if cr.Cgroup == "" {
+		return nil
+	}
 	res := cr.spec.Linux.Resources
-	if cr.cg, err = cgroup.Create(root, name, cgroup.Needed(res), cr.Trace); err != nil {
+	if cr.cg, err = cgroup.Create(cr.CgroupRoot, cr.Cgroup, cgroup.Needed(res), cr.Trace); err != nil {
 		return err
 	}
-	cr.CgroupRoot, cr.Cgroup = root, name
-	cg := cr.cg
 	cr.undo.Push(func(ctx context.Context) error {
-		again, err := cgroup.Open(root, name)
+		again, err := cgroup.Open(cr.CgroupRoot, cr.Cgroup)
 		if err != nil {
 			return nil // it is gone already
 		}
 		defer again.Close()
 		return again.Delete(ctx, cr.Trace)
 	})
-	if res == nil {
+	warnings, err := cr.cg.Apply(res, cr.Trace)
+	cr.warn(warnings...)
+	return err
+}
+
+// restrictDevices is done when the first process exists already, which has its
+// own to do meanwhile; the user's program does not run before create returns.
+func (cr *creation) restrictDevices() error {
+	if cr.cg == nil || cr.spec.Linux.Resources == nil {
 		return nil
 	}
-	warnings, err := cg.Apply(res, cr.Trace)
-	cr.warn(warnings...)
-	if err != nil {
-		return err
-	}
-	err = attachDevices(cg, res, cr.Trace)
+	err := attachDevices(cr.cg, cr.spec.Linux.Resources, cr.Trace)
 	if errors.Is(err, device.ErrUnsupported) {
 		cr.warn(err.Error())
 		return nil
@@ -164,10 +177,7 @@ func attachDevices(cg *cgroup.Cgroup, res *specs.LinuxResources, trace *explain.
 
 // clone writes the script and starts the first process with it.
 func (cr *creation) clone() error {
-	host, last, err := hostCapabilities()
-	if err != nil {
-		return err
-	}
+	host, last := hostCapabilities()
 	var filter *seccomp.Filter
 	if s := cr.spec.Linux.Seccomp; s != nil {
 		f, warnings, err := seccomp.Compile(s)

@@ -37,10 +37,7 @@ func TestMissingCapability(tt *testing.T) {
 	caps := t.spec.Process.Capabilities
 	caps.Bounding = append(caps.Bounding, "CAP_SYS_RESOURCE", "CAP_NONESUCH")
 	t.sh("true")
-	host, _, err := hostCapabilities()
-	if err != nil {
-		tt.Fatal(err)
-	}
+	host, _ := hostCapabilities()
 	all := strings.Join(t.warnings, "\n")
 	if !strings.Contains(all, "CAP_NONESUCH is unknown") {
 		tt.Errorf("warnings %q", t.warnings)
@@ -58,7 +55,7 @@ func TestRlimits(tt *testing.T) {
 	}
 	t.spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1 << 40, Hard: 1 << 40}}
 	_, _, err := t.try("true")
-	host, _, _ := hostCapabilities()
+	host, _ := hostCapabilities()
 	if !host.has(capSysResource) {
 		if all := strings.Join(t.warnings, "\n"); err != nil || !strings.Contains(all, "RLIMIT_NOFILE") {
 			tt.Fatalf("%v, warnings %q", err, t.warnings)

@@ -143,19 +143,32 @@ func (b *builder) readonlyPaths() {
 // host's, opened before anything of the image could be in the way
 // (CVE-2025-31133).
 func (b *builder) maskedPaths() {
+	const source, why = "linux.maskedPaths", "these tell of the host, or reach into it"
+	if len(b.spec.Linux.MaskedPaths) == 0 {
+		return
+	}
+	// One empty file system serves all folders: its first mount, and copies of that.
+	empty := b.NewVar(^uint64(0))
 	for _, p := range b.spec.Linux.MaskedPaths {
-		const source, why = "linux.maskedPaths", "these tell of the host, or reach into it"
 		next, folder, done := b.NewLabel(), b.NewLabel(), b.NewLabel()
 		fd := b.resolve(p, next)
 		null := b.openTree(b.devNull, "", false, source, why)
 		b.Op(b.Len() - 1).Event.Target = "/dev/null"
 		b.attach(null.Get(), fd.Get(), p, source, why)
-		b.Op(b.Len() - 1).OK = done
-		b.Op(b.Len() - 1).Err = folder // ENOTDIR: not a file
+		op := b.Op(b.Len() - 1)
+		op.OK, op.Err, op.Attempt = done, folder, true // refused for what is not a file
 		b.Place(folder)
-		tmp := b.fsmount("tmpfs", "", nil, []string{"nr_blocks=1", "nr_inodes=1"}, unix.MOUNT_ATTR_RDONLY, source, why)
-		b.attach(tmp.Get(), fd.Get(), p, source, why)
-		b.closeFD(tmp.Get())
+		first, mounted := b.NewLabel(), b.NewLabel()
+		mnt := b.openTree(empty.Get(), "", false, source, why)
+		op = b.Op(b.Len() - 1)
+		op.Event.Target, op.OK, op.Err, op.Attempt = "the empty folder", mounted, first, true
+		b.Place(first)
+		made := b.fsmount("tmpfs", "", nil, []string{"nr_blocks=1", "nr_inodes=1"}, unix.MOUNT_ATTR_RDONLY, source, why)
+		for _, v := range []script.Var{mnt, empty} {
+			b.Do(script.Op{Nr: script.NoCall, Args: []script.Arg{made.Get()}, Out: v, Plumbing: true})
+		}
+		b.Place(mounted)
+		b.attach(mnt.Get(), fd.Get(), p, source, why)
 		b.Place(done)
 		b.closeFD(null.Get())
 		b.closeFD(fd.Get())

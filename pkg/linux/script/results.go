@@ -125,7 +125,7 @@ func (s *Script) Report(r *Results, from, to int, pid int, trace *explain.Tracer
 	now, mono := time.Now(), monotonic()
 	for i := from; i < to; i++ {
 		op := &s.ops[i]
-		if !s.explained(op) || !r.Ran(i) {
+		if !s.explained(op) || !r.Ran(i) || op.Attempt && r.Errno(i) != 0 {
 			continue
 		}
 		ev := op.Event

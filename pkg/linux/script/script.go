@@ -61,6 +61,8 @@ type Op struct {
 	Event explain.Event
 	// Plumbing is not explained: it changes nothing that a learner could see.
 	Plumbing bool
+	// Attempt is explained only if it succeeds: its failure is a question answered.
+	Attempt bool
 	// Warn, if set, is what to tell the user when the call failed and the
 	// script went on by Err.
 	Warn string
