@@ -235,20 +235,23 @@ func (d *Daemon) stream(w http.ResponseWriter, r *http.Request, sess *session, t
 		api.StreamProtocol, api.SessionHeader, sess.id, kind); err != nil {
 		return err
 	}
-	output, gone := make(chan error, 1), make(chan error, 1)
+	output, gone := make(chan error, 1), make(chan struct{})
 	go func() {
 		_, err := io.Copy(conn, sess)
 		output <- err
 	}()
-	go func() { gone <- copyInput(sess, in.Reader, conn) }()
+	go func() {
+		defer close(gone)
+		copyInput(sess, in.Reader, conn)
+	}()
 
 	select {
 	case err := <-output:
 		if err != nil {
 			return fmt.Errorf("copy output: %w", err)
 		}
-	case err := <-gone:
-		return errors.Join(errClientGone, err, sess.Close(), <-output)
+	case <-gone:
+		return errors.Join(errClientGone, sess.Close(), <-output)
 	case <-d.stopping.Done():
 		return errors.Join(errStopping, sess.Close(), <-output)
 	}
@@ -269,12 +272,12 @@ var errClientGone = errors.New("the client is gone")
 
 // copyInput copies stdin to the session until the client ends it, and returns
 // when the client is gone altogether.
-func copyInput(sess *session, in io.Reader, conn *net.UnixConn) error {
+func copyInput(sess *session, in io.Reader, conn *net.UnixConn) {
 	if _, err := io.Copy(sess, in); err != nil {
 		// Most likely the process has closed its stdin. That is no reason to
 		// end its output; what the client still sends has no reader.
 		_, _ = io.Copy(io.Discard, in)
 	}
 	_ = sess.CloseWrite() // fails if the process has ended, which Read tells
-	return hangup(conn)
+	_ = hangup(conn)      // fails if the connection is closed here, likewise
 }
