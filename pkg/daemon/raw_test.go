@@ -134,12 +134,7 @@ func startRaw(t *testing.T) *rawTest {
 	f.Close()
 	dirs := tempDirs(t)
 	d := &rawTest{Client: client.New(dirs.Socket()), t: t, root: filepath.Dir(dirs.Root), dirs: dirs}
-	t.Cleanup(func() {
-		d.Close()
-		if d.cmd.ProcessState == nil {
-			d.kill()
-		}
-	})
+	t.Cleanup(d.cleanUp)
 	d.spawn()
 	d.change(d.Up(t.Context(), api.UpOptions{}))
 	return d
@@ -159,6 +154,29 @@ func (d *rawTest) spawn() {
 func (d *rawTest) kill() {
 	_ = d.cmd.Process.Kill()
 	_ = d.cmd.Wait()
+}
+
+// cleanUp takes away what a test that failed has left.
+func (d *rawTest) cleanUp() {
+	defer d.Close()
+	if d.cmd == nil || d.cmd.ProcessState != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if all, err := d.ListContainers(ctx); err == nil {
+		for _, c := range all {
+			_ = d.RemoveContainer(ctx, c.ID, true) // the purge says what is left
+		}
+	}
+	ref, err := d.Down(ctx, api.DownOptions{Purge: true})
+	if err == nil {
+		_, err = d.FollowChange(ctx, ref.ID, nil)
+	}
+	if err != nil {
+		d.t.Errorf("clean up: %v", err)
+	}
+	d.kill()
 }
 
 // change follows a change to its good end.

@@ -125,8 +125,11 @@ func TestUp(t *testing.T) {
 	if fi, err := os.Stat(s.Dirs.Run); err != nil || fi.Mode().Perm() != 0o755 {
 		t.Errorf("%v, %v", fi.Mode(), err)
 	}
-	if err := os.WriteFile(s.Dirs.RuntimeBinary()+".x", []byte("bad"), 0o755); err == nil {
+	if err = os.WriteFile(s.Dirs.RuntimeBinary()+".x", []byte("bad"), 0o755); err == nil {
 		err = os.Rename(s.Dirs.RuntimeBinary()+".x", s.Dirs.RuntimeBinary())
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	if tasks, err = change(t, s, up); err != nil || tasks["runtime"].Note == "already there" {
 		t.Errorf("%+v, %v", tasks["runtime"], err)
