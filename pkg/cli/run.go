@@ -225,7 +225,7 @@ func execFailed(err error) error {
 func (p *program) ended(ended api.Exit, err error, name string) error {
 	switch {
 	case errors.Is(err, errDetached):
-		fmt.Fprintf(p.Term.Stderr(), "\r\ndetached; %s goes on\r\n", name)
+		fmt.Fprintf(p.Term.Stderr(), "\ndetached; %s goes on\n", name)
 		return nil
 	case daemonLost(err):
 		return &exitError{

@@ -60,18 +60,9 @@ func (s *stream) run(ctx context.Context) (api.Exit, error) {
 	signals := make(chan os.Signal, 16)
 	output := make(chan error, 1)
 	go func() { output <- s.session.CopyOutput(s.term.Stdout(), s.term.Stderr()) }()
-	if s.start != nil {
-		if err := s.start(); err != nil {
-			return api.Exit{}, &startError{err}
-		}
-	}
-	// Subscribed only now: until the start, an interrupt is not the process's.
-	signal.Notify(signals)
-	defer signal.Stop(signals)
-
 	if s.tty {
-		s.resize(ctx)
-		// Raw only from here: what --explain printed needed the line discipline.
+		// Raw before the first output, which may be a prompt that is answered at
+		// once; and the size before a program asks for it.
 		if in, _ := s.term.Interactive(); in && s.stdin {
 			restore, err := s.term.Raw()
 			if err != nil {
@@ -79,7 +70,20 @@ func (s *stream) run(ctx context.Context) (api.Exit, error) {
 			}
 			defer func() { _ = restore() }()
 		}
+		s.resize(ctx)
 	}
+	if s.start != nil {
+		if err := s.start(); err != nil {
+			return api.Exit{}, &startError{err}
+		}
+		if s.tty {
+			s.resize(ctx) // again: there may have been no terminal to size before
+		}
+	}
+	// Subscribed only now: until the start, an interrupt is not the process's.
+	signal.Notify(signals)
+	defer signal.Stop(signals)
+
 	input := make(chan error, 1)
 	if s.stdin {
 		go func() { input <- s.copyInput() }()

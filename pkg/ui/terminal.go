@@ -4,6 +4,7 @@
 package ui
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"strings"
@@ -35,7 +36,8 @@ type Terminal interface {
 	// Size is the terminal's, in character cells; 0, 0 where there is none.
 	Size() (rows, cols int)
 	// Raw hands every key to the reader of Stdin, untouched by the kernel's
-	// line discipline, until restore is called.
+	// line discipline, until restore is called. What is written to Stderr
+	// meanwhile still breaks its lines.
 	Raw() (restore func() error, err error)
 }
 
@@ -50,6 +52,7 @@ type Std struct {
 	mu    sync.Mutex
 	drawn int // status lines on the screen
 	last  []string
+	raw   bool
 }
 
 // NewStd returns the terminal made of three files, normally os.Stdin,
@@ -92,7 +95,17 @@ func (t *Std) Raw() (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() error { return term.Restore(fd, old) }, nil
+	t.setRaw(true)
+	return func() error {
+		t.setRaw(false)
+		return term.Restore(fd, old)
+	}, nil
+}
+
+func (t *Std) setRaw(raw bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.raw = raw
 }
 
 // Status moves the cursor up over the previous lines and overwrites them, and
@@ -143,6 +156,13 @@ type above struct {
 func (a *above) Write(p []byte) (int, error) {
 	a.t.mu.Lock()
 	defer a.t.mu.Unlock()
+	if a.t.raw && a.f == a.t.err && isTerminal(a.f) {
+		// The line discipline does not add the carriage returns now.
+		if _, err := a.f.Write(bytes.ReplaceAll(p, []byte("\n"), []byte("\r\n"))); err != nil {
+			return 0, err
+		}
+		return len(p), nil
+	}
 	if a.t.drawn == 0 {
 		return a.f.Write(p)
 	}
