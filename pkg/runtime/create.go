@@ -237,8 +237,9 @@ func (cr *creation) clone() error {
 	defer b.close()
 	b.stdio(cr.options.IO, null)
 	b.sync = b.file(theirs)
+	startFD, _ := b.file(start), b.file(done)
 	resultsFD := b.file(results)
-	if err := cr.writeScript(b, tree, start, done, host, last, filter); err != nil {
+	if err := cr.writeScript(b, tree, startFD, host, last, filter); err != nil {
 		return err
 	}
 	if cr.results, err = script.CreateResults(results, b.Len()); err != nil {
@@ -284,10 +285,10 @@ func (cr *creation) clone() error {
 }
 
 // writeScript lists what the first process does, from its birth to the user's program.
-func (cr *creation) writeScript(b *builder, tree, start, done *os.File, host capSet, last int, filter *seccomp.Filter) error {
+func (cr *creation) writeScript(b *builder, tree *os.File, startFD int, host capSet, last int, filter *seccomp.Filter) error {
 	spec := cr.spec
 	p := spec.Process
-	b.umask0()
+	b.guard()
 	b.joinNamespaces(&cr.ns)
 	var slave *script.Var
 	if tree != nil {
@@ -335,7 +336,6 @@ func (cr *creation) writeScript(b *builder, tree, start, done *os.File, host cap
 		b.call(explain.Event{Op: "chroot", Target: spec.Root.Path, Source: "root.path"}, unix.SYS_CHROOT, b.String(spec.Root.Path))
 		b.quiet("chdir", "/", unix.SYS_CHDIR, b.String("/"))
 	}
-	startFD, _ := b.file(start), b.file(done)
 	ready := func() {
 		b.tell(syncCreated)
 		b.quiet("wait for start", "", unix.SYS_READ, script.Int(startFD), b.Bytes(make([]byte, 8)), script.Int(1))
@@ -354,7 +354,7 @@ func (cr *creation) writeScript(b *builder, tree, start, done *os.File, host cap
 	}
 	path, search := b.lookPath(p)
 	cr.search = search
-	b.closeExec()
+	b.closeFiles(3) // sync, and the two FIFOs
 	b.identity(p, host, last, filter)
 	ready()
 	i := b.execve(p, path, "the container's first process becomes the program")

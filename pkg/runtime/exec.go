@@ -109,7 +109,7 @@ func (cr *creation) exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	b.stdio(o.IO, null)
 	b.sync = b.file(theirs)
 	resultsFD := b.file(results)
-	b.umask0()
+	b.guard()
 	b.procfs = b.open(cwd, "/proc", unix.O_PATH|unix.O_DIRECTORY).Get()
 	b.joinNamespaces(&cr.ns)
 	b.root = cwd
@@ -126,7 +126,7 @@ func (cr *creation) exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	}
 	program, search := b.lookPath(p)
 	cr.search = search
-	b.closeExec()
+	b.closeFiles(1) // sync
 	b.identity(p, host, last, filter)
 	b.tell(syncCreated)
 	execve := b.execve(p, program, "a further process of the container becomes the program")

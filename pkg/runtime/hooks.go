@@ -139,7 +139,7 @@ func startHook(h *specs.Hook, ns *nsPlan, files []*os.File) (int, error) {
 	defer results.Close()
 	resultsFD := b.file(results)
 	b.joinNamespaces(ns)
-	b.closeExec()
+	b.closeFiles(0)
 	b.quiet("execve", h.Path, unix.SYS_EXECVE, b.String(h.Path), b.Strings(argv), b.Strings(h.Env))
 	res, err := script.CreateResults(results, b.Len())
 	if err != nil {

@@ -112,12 +112,13 @@ func (b *builder) fsmount(fstype, device string, flags, data []string, attr uint
 // file system. Where it can't be opened the script goes on at missing.
 func (b *builder) resolve(p string, missing script.Label) script.Var {
 	fd := b.NewVar(0)
-	b.resolveTo(fd, p, missing)
+	b.resolveTo(fd, p, 0, missing)
 	return fd
 }
 
-func (b *builder) resolveTo(fd script.Var, p string, missing script.Label) {
-	how := b.Words(unix.O_PATH|unix.O_CLOEXEC, 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+// resolveTo is resolve into a variable that exists, with more RESOLVE_ flags.
+func (b *builder) resolveTo(fd script.Var, p string, resolve uint64, missing script.Label) {
+	how := b.Words(unix.O_PATH|unix.O_CLOEXEC, 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS|resolve)
 	b.Do(script.Op{
 		Nr: unix.SYS_OPENAT2, Args: []script.Arg{b.root, b.String(p), how, script.Int(24)}, Out: fd, Err: missing,
 		Event: explain.Event{Op: "open", Target: p}, Plumbing: true,
@@ -127,9 +128,15 @@ func (b *builder) resolveTo(fd script.Var, p string, missing script.Label) {
 // mountpoint appends the opening of a path of the container, after making what
 // is missing of it: folders, and at the end a folder or an empty file.
 func (b *builder) mountpoint(p string, dir bool) script.Var {
+	return b.mountpointBy(p, dir, 0)
+}
+
+// mountpointBy is mountpoint with more RESOLVE_ flags.
+func (b *builder) mountpointBy(p string, dir bool, resolve uint64) script.Var {
 	p = path.Clean("/" + p)
 	there, missing := b.NewLabel(), b.NewLabel()
-	fd := b.resolve(p, missing)
+	fd := b.NewVar(0)
+	b.resolveTo(fd, p, resolve, missing)
 	b.Op(b.Len() - 1).OK = there
 	b.Place(missing)
 	parent, parts := b.root, strings.Split(p[1:], "/")
@@ -150,7 +157,7 @@ func (b *builder) mountpoint(p string, dir bool) script.Var {
 		if !last {
 			next = b.NewVar(0)
 		}
-		b.resolveTo(next, prefix, 0)
+		b.resolveTo(next, prefix, resolve, 0)
 		if i > 0 {
 			b.closeFD(parent)
 		}
@@ -253,7 +260,13 @@ func (b *builder) mount(m *specs.Mount, o *mountOptions, ns *nsPlan, bundle, cgr
 		mnt = b.fsmount(m.Type, m.Source, o.superblock, o.data, attr, source, why).Get()
 	}
 
-	target := b.mountpoint(m.Destination, dir)
+	resolve := uint64(0)
+	if m.Type == "proc" || m.Type == "sysfs" {
+		// A symlink could lead to a volume, where another container renames
+		// the folder before the paths in it are masked (CVE-2019-19921).
+		resolve = unix.RESOLVE_NO_SYMLINKS
+	}
+	target := b.mountpointBy(m.Destination, dir, resolve)
 	b.attach(mnt, target.Get(), m.Destination, source, why)
 	if o.propagation != 0 {
 		b.setattr(mnt, m.Destination, 0, 0, o.propagation, false, source, "")

@@ -346,11 +346,23 @@ func (b *builder) seccomp(f *seccomp.Filter) {
 	}
 }
 
-// closeExec appends the marking of every descriptor that is not the program's as
-// close-on-exec.
-func (b *builder) closeExec() {
-	b.quiet("close_range", "", unix.SYS_CLOSE_RANGE, script.Int(3+b.extra), script.Int(^uint32(0)), script.Int(unix.CLOSE_RANGE_CLOEXEC))
+// closeFiles appends the closing of every descriptor that is not the program's. The
+// first keep of them are still needed, and are marked close-on-exec. The others are
+// the host's file tree and its /proc: who shares the PID namespace, and may
+// ptrace(2) the process as soon as its capabilities are no more than his own, would
+// find them in /proc/PID/fd while it waits for start.
+func (b *builder) closeFiles(keep int) {
+	first := 3 + b.extra
+	if keep > 0 {
+		b.quiet("close_range", "", unix.SYS_CLOSE_RANGE, script.Int(first), script.Int(first+keep-1), script.Int(unix.CLOSE_RANGE_CLOEXEC))
+	}
+	b.quiet("close_range", "", unix.SYS_CLOSE_RANGE, script.Int(first+keep), script.Int(^uint32(0)), script.Int(0))
 }
 
-// umask0 appends a umask that lets modes be what they are asked to be.
-func (b *builder) umask0() { b.quiet("umask", "0", unix.SYS_UMASK, script.Int(0)) }
+// guard appends what every script begins with: a umask that lets modes be what they
+// are asked to be, and that nobody without CAP_SYS_PTRACE may look into the
+// process before it executes the user's program (CVE-2016-9962).
+func (b *builder) guard() {
+	b.quiet("umask", "0", unix.SYS_UMASK, script.Int(0))
+	b.quiet("prctl", "PR_SET_DUMPABLE", unix.SYS_PRCTL, script.Int(unix.PR_SET_DUMPABLE), script.Int(0), script.Int(0), script.Int(0), script.Int(0))
+}

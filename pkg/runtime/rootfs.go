@@ -78,6 +78,9 @@ func (b *builder) mountFlags(target string, flags uint64, why string) {
 func (b *builder) pivot(noPivot bool) error {
 	why := "the container's / becomes its own root file system"
 	if noPivot {
+		if err := b.hideProc(); err != nil {
+			return err
+		}
 		b.quiet("fchdir", b.spec.Root.Path, unix.SYS_FCHDIR, b.root)
 		b.call(explain.Event{Op: "mount", Target: "/", Value: "MS_MOVE", Source: "root.path", Why: why},
 			unix.SYS_MOUNT, b.String("."), b.String("/"), script.Int(0), script.Int(unix.MS_MOVE), script.Int(0))
