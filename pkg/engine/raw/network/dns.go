@@ -36,9 +36,8 @@ type nameServer struct {
 	leases  cached[index]
 	resolv  cached[resolv]
 	servers []*dns.Server
-	limit   chan struct{} // one token per forward under way
-	ctx     context.Context
-	stop    context.CancelFunc
+	limit   chan struct{}      // one token per forward under way
+	stop    context.CancelFunc // ends forwards under way
 }
 
 // index finds leases by name and by address.
@@ -65,9 +64,11 @@ func (n *Network) serveNames(address netip.Addr) error {
 		leases: cached[index]{paths: []string{n.cfg.Dirs.Leases()}, read: n.index},
 		resolv: cached[resolv]{paths: []string{n.cfg.Resolv.Conf, n.cfg.Resolv.Systemd}, read: n.cfg.Resolv.read},
 	}
-	s.ctx, s.stop = context.WithCancel(context.Background())
-	if err := s.start(netip.AddrPortFrom(address, 53)); err != nil {
-		s.stop()
+	// It serves until it is closed, whatever started it.
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	if err := s.start(ctx, netip.AddrPortFrom(address, 53)); err != nil {
+		stop()
 		return err
 	}
 	n.dns = s
@@ -93,7 +94,7 @@ func (n *Network) index() (index, error) {
 }
 
 // start listens on UDP and TCP, and serves.
-func (s *nameServer) start(at netip.AddrPort) error {
+func (s *nameServer) start(ctx context.Context, at netip.AddrPort) error {
 	packets, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		return listenError("udp", at, err)
@@ -102,7 +103,8 @@ func (s *nameServer) start(at netip.AddrPort) error {
 	if err != nil {
 		return errors.Join(listenError("tcp", at, err), packets.Close())
 	}
-	s.servers = []*dns.Server{{PacketConn: packets, Handler: s}, {Listener: stream, Handler: s}}
+	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) { s.serve(ctx, w, q) })
+	s.servers = []*dns.Server{{PacketConn: packets, Handler: handler}, {Listener: stream, Handler: handler}}
 	for _, server := range s.servers {
 		started := make(chan struct{})
 		server.NotifyStartedFunc = func() { close(started) }
@@ -137,8 +139,8 @@ func (s *nameServer) close() error {
 	return errors.Join(errs...)
 }
 
-// ServeDNS implements dns.Handler.
-func (s *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
+// serve answers one question.
+func (s *nameServer) serve(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
 	// The host routes packets from outside to us as well, and must not become
 	// everybody's resolver.
 	if from, err := netip.ParseAddrPort(w.RemoteAddr().String()); err != nil || !s.subnet.Contains(from.Addr().Unmap()) {
@@ -146,7 +148,7 @@ func (s *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 		return
 	}
 	_, tcp := w.RemoteAddr().(*net.TCPAddr)
-	answer := s.answer(q, tcp)
+	answer := s.answer(ctx, q, tcp)
 	if !tcp {
 		size := dns.MinMsgSize
 		if opt := q.IsEdns0(); opt != nil {
@@ -159,7 +161,7 @@ func (s *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	}
 }
 
-func (s *nameServer) answer(q *dns.Msg, tcp bool) *dns.Msg {
+func (s *nameServer) answer(ctx context.Context, q *dns.Msg, tcp bool) *dns.Msg {
 	if q.Opcode != dns.OpcodeQuery || len(q.Question) != 1 {
 		return reply(q, dns.RcodeNotImplemented)
 	}
@@ -169,7 +171,7 @@ func (s *nameServer) answer(q *dns.Msg, tcp bool) *dns.Msg {
 			return answer
 		}
 	}
-	return s.forward(q, tcp)
+	return s.forward(ctx, q, tcp)
 }
 
 // local answers about containers, and is nil about anything else.
@@ -230,7 +232,7 @@ func reverse(name string) (netip.Addr, bool) {
 // When there is no server to ask, or none answers, we do not know: SERVFAIL.
 // Only a name without a dot can be nothing but a container's, and does not
 // exist then.
-func (s *nameServer) forward(q *dns.Msg, tcp bool) *dns.Msg {
+func (s *nameServer) forward(ctx context.Context, q *dns.Msg, tcp bool) *dns.Msg {
 	host, err := s.resolv.get()
 	if err != nil {
 		s.log.Warn("read the host's name servers", zap.Error(err))
@@ -255,7 +257,7 @@ func (s *nameServer) forward(q *dns.Msg, tcp bool) *dns.Msg {
 		}
 		question := q.Copy()
 		question.Id = dns.Id() // the asker's may be guessed by its neighbours
-		answer, _, err := client.ExchangeContext(s.ctx, question, upstream.String())
+		answer, _, err := client.ExchangeContext(ctx, question, upstream.String())
 		if err != nil {
 			s.log.Debug("ask name server", zap.Stringer("server", upstream), zap.Error(err))
 			continue

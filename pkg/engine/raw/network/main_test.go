@@ -93,7 +93,8 @@ func newNetwork(t testing.TB, upstreams ...string) *Network {
 	return n
 }
 
-// inventory is all links, addresses, routes and rules of the namespace.
+// inventory is all links, addresses, routes and rules of the namespace, but
+// for Docker's.
 func inventory(t testing.TB) string {
 	t.Helper()
 	var b strings.Builder
@@ -106,7 +107,7 @@ func inventory(t testing.TB) string {
 		out := run(t, args...)
 		for line := range strings.Lines(out) {
 			// What iptables makes by itself and stays: empty tables and chains.
-			if f := strings.Fields(line); len(f) > 1 && (strings.HasPrefix(line, "-A") || args[0] == "ip" || args[0] == "nft" && strings.Contains(line, "sandbox")) {
+			if f := strings.Fields(line); len(f) > 1 && !strings.Contains(strings.ToLower(line), "docker") && (strings.HasPrefix(line, "-A") || args[0] == "ip" || args[0] == "nft" && strings.Contains(line, "sandbox")) {
 				b.WriteString(line)
 			}
 		}

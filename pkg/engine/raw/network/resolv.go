@@ -4,15 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
-	"sync"
-	"time"
-
-	"github.com/containerd/errdefs"
 )
 
 // ResolvFiles are where the host says which name servers to ask.
@@ -156,96 +151,4 @@ func (n *Network) IsolatedResolvConf(dns []string) (string, error) {
 		return "", err
 	}
 	return resolvConf(host, netip.Addr{}, dns), nil
-}
-
-// HostGateway is the word that --add-host takes for the host's address.
-const HostGateway = "host-gateway"
-
-// Hosts is the content of a container's /etc/hosts (hosts(5)). ep is zero for
-// a container without a connection; extra are --add-host's NAME:IP, later ones
-// behind earlier ones.
-func Hosts(ep Endpoint, hostname string, names, extra []string) (string, error) {
-	var b strings.Builder
-	b.WriteString("127.0.0.1\tlocalhost\n" +
-		"::1\tlocalhost ip6-localhost ip6-loopback\n" +
-		"fe00::\tip6-localnet\n" +
-		"ff02::1\tip6-allnodes\n" +
-		"ff02::2\tip6-allrouters\n")
-	for _, entry := range extra {
-		name, ip, ok := strings.Cut(entry, ":")
-		if !ok || name == "" {
-			return "", fmt.Errorf("add host: %q is not NAME:IP: %w", entry, errdefs.ErrInvalidArgument)
-		}
-		if ip == HostGateway {
-			if !ep.Gateway.IsValid() {
-				return "", fmt.Errorf("add host %s: %s needs a connection to the host: %w", name, HostGateway, errdefs.ErrInvalidArgument)
-			}
-			ip = ep.Gateway.String()
-		}
-		if net.ParseIP(ip) == nil {
-			return "", fmt.Errorf("add host %s: %q is not an IP address: %w", name, ip, errdefs.ErrInvalidArgument)
-		}
-		fmt.Fprintf(&b, "%s\t%s\n", ip, name)
-	}
-	if ep.Address.IsValid() {
-		all := []string{hostname}
-		for _, name := range names {
-			if name != "" && !slices.Contains(all, name) {
-				all = append(all, name)
-			}
-		}
-		fmt.Fprintf(&b, "%s\t%s\n", ep.Address.Addr(), strings.Join(all, " "))
-	}
-	return b.String(), nil
-}
-
-// cached holds what was read from files, until one of them is replaced or
-// written.
-type cached[T any] struct {
-	paths []string
-	read  func() (T, error)
-
-	mu     sync.Mutex
-	stamps []stamp
-	value  T
-}
-
-// stamp tells versions of a file apart.
-type stamp struct {
-	modified time.Time
-	size     int64
-	file     fs.FileInfo
-}
-
-func stampOf(path string) stamp {
-	info, err := os.Stat(path)
-	if err != nil {
-		return stamp{} // absent, which is a version as well
-	}
-	return stamp{info.ModTime(), info.Size(), info}
-}
-
-func (s stamp) equal(o stamp) bool {
-	if s.file == nil || o.file == nil {
-		return s.file == o.file
-	}
-	return s.modified.Equal(o.modified) && s.size == o.size && os.SameFile(s.file, o.file)
-}
-
-func (c *cached[T]) get() (T, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	// Before reading: what changes meanwhile is read again next time.
-	now := make([]stamp, len(c.paths))
-	for i, path := range c.paths {
-		now[i] = stampOf(path)
-	}
-	if c.stamps != nil && slices.EqualFunc(c.stamps, now, stamp.equal) {
-		return c.value, nil
-	}
-	value, err := c.read()
-	if err == nil {
-		c.value, c.stamps = value, now
-	}
-	return value, err
 }

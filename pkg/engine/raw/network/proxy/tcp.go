@@ -51,7 +51,7 @@ func (l *listener) forward(client *os.File) {
 	server, err := connect(l.target)
 	if err != nil {
 		// Refused by the container: refuse the client as well, by a reset.
-		control(client, func(fd int) error {
+		_ = control(client, func(fd int) error {
 			return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		})
 		return
@@ -77,8 +77,8 @@ func pass(dst, src *os.File) {
 		err = control(dst, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_WR) })
 	}
 	if err != nil {
-		control(src, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RDWR) })
-		control(dst, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RDWR) })
+		_ = control(src, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RDWR) })
+		_ = control(dst, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RDWR) })
 	}
 }
 
