@@ -40,7 +40,11 @@ func (e *Engine) Exec(ctx context.Context, ref string, spec api.ExecSpec) (engin
 	if err != nil {
 		return nil, err
 	}
-	return e.openSession(ctx, c, "exec in", protocol.Request{Op: protocol.OpExec, Exec: p, OpenStdin: spec.OpenStdin})
+	raw, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("encode process: %w", err)
+	}
+	return e.openSession(ctx, c, "exec in", protocol.Request{Op: protocol.OpExec, Exec: raw, OpenStdin: spec.OpenStdin})
 }
 
 func (e *Engine) openSession(ctx context.Context, c *container, verb string, req protocol.Request) (engine.Session, error) {

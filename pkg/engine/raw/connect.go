@@ -2,6 +2,7 @@ package raw
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -86,7 +87,13 @@ func (e *Engine) sweepNetwork(ctx context.Context, live map[string]bool) error {
 	if e.Network == nil {
 		return nil
 	}
-	return e.Network.Sweep(ctx, live)
+	leases, err := e.Network.Leases()
+	if len(leases) > 0 {
+		// Containers that run on need their name server back; and which rules
+		// there are to remove is known only to a network that is up.
+		err = errors.Join(err, e.Network.Up(ctx, nil))
+	}
+	return errors.Join(err, e.Network.Sweep(ctx, live))
 }
 
 // etcPaths are the files that become the container's /etc/hosts, hostname and

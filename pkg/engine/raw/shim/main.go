@@ -124,8 +124,10 @@ func prepareProcess() {
 	// service. The signals are caught and dropped rather than ignored, which
 	// the container's processes would inherit.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
-	// It is idle nearly always, and there is one for each container.
-	debug.SetGCPercent(50)
+	// Most containers are short, and none is worth collecting garbage while
+	// it is being made; settle is for those that stay.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(memoryLimit)
 	unix.CloseOnExec(requestFD)
 	_ = os.WriteFile("/proc/self/comm", []byte(Name), 0)
 	// Orphans of a container that shares the host's PID namespace come to us.
@@ -135,6 +137,21 @@ func prepareProcess() {
 	// If memory runs out, the container is to go, not the one who tells of it.
 	// Needs CAP_SYS_RESOURCE; the container gets its own value from config.json.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(oomScoreAdj)), 0)
+}
+
+// A shim is idle nearly always, and there is one for each container: some time
+// after its start it gives back the memory that it took.
+const (
+	memoryLimit = 32 << 20 // bytes, until then
+	settleTime  = time.Second
+)
+
+// settle is called when the container runs.
+func settle() {
+	time.AfterFunc(settleTime, func() {
+		debug.SetGCPercent(50)
+		debug.FreeOSMemory()
+	})
 }
 
 // oomScoreAdj is what containerd, too, gives its shims: -1000 would exempt them.

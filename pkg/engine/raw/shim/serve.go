@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -139,12 +140,21 @@ func (s *shim) do(ctx context.Context, a *answer, req protocol.Request) (protoco
 	case protocol.OpResume:
 		return none, s.runtime(a).Resume(ctx, s.opts.ID)
 	case protocol.OpUpdate:
-		if req.Resources == nil {
-			return none, fmt.Errorf("update without resources: %w", errdefs.ErrInvalidArgument)
+		var r specs.LinuxResources
+		if err := decode("resources", req.Resources, &r); err != nil {
+			return none, err
 		}
-		return none, s.runtime(a).Update(ctx, s.opts.ID, req.Resources)
+		return none, s.runtime(a).Update(ctx, s.opts.ID, &r)
 	}
 	return none, fmt.Errorf("operation %q: %w", req.Op, errdefs.ErrNotImplemented)
+}
+
+// decode decodes a part of a request.
+func decode(what string, raw json.RawMessage, v any) error {
+	if err := json.Unmarshal(raw, v); err != nil {
+		return fmt.Errorf("decode %s: %w: %w", what, err, errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 func (s *shim) state() (protocol.Reply, error) {
@@ -229,8 +239,9 @@ func (s *shim) converse(c *session, p *process) {
 
 // exec starts a further process for one client, and is its session.
 func (s *shim) exec(ctx context.Context, conn *protocol.Conn, a *answer, req protocol.Request) {
-	if req.Exec == nil {
-		a.fail(fmt.Errorf("exec without a process: %w", errdefs.ErrInvalidArgument))
+	var process specs.Process
+	if err := decode("process", req.Exec, &process); err != nil {
+		a.fail(err)
 		return
 	}
 	if s.init.hasEnded() {
@@ -238,8 +249,8 @@ func (s *shim) exec(ctx context.Context, conn *protocol.Conn, a *answer, req pro
 		return
 	}
 	c := newSession(conn)
-	p, err := s.spawn(streams{tty: req.Exec.Terminal, stdin: req.OpenStdin, client: c}, func(io runtime.IO) (*runtime.Process, error) {
-		return s.runtime(a).Exec(ctx, s.opts.ID, req.Exec, runtime.ExecOptions{IO: io})
+	p, err := s.spawn(streams{tty: process.Terminal, stdin: req.OpenStdin, client: c}, func(io runtime.IO) (*runtime.Process, error) {
+		return s.runtime(a).Exec(ctx, s.opts.ID, &process, runtime.ExecOptions{IO: io})
 	})
 	if err != nil {
 		a.fail(err)

@@ -107,6 +107,7 @@ func (s *shim) start(ctx context.Context, a *answer) (protocol.Reply, error) {
 		s.startErr = err
 		return protocol.Reply{}, err
 	}
+	settle()
 	now := time.Now().UTC()
 	s.mu.Lock()
 	s.started = now

@@ -23,9 +23,8 @@
 package protocol
 
 import (
+	"encoding/json"
 	"time"
-
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
@@ -75,15 +74,16 @@ const (
 	OpUpdate = "update"
 )
 
-// Request asks for one operation.
+// Request asks for one operation. What most shims are never asked for is kept
+// as it is on the wire: package json would study the types at the first request.
 type Request struct {
 	Op      string `json:"op"`
 	Explain bool   `json:"explain,omitempty"` // stream the kernel operations
 
-	Container *Container            `json:"container,omitempty"` // prepare
-	Exec      *specs.Process        `json:"exec,omitempty"`
-	OpenStdin bool                  `json:"open_stdin,omitempty"` // exec
-	Resources *specs.LinuxResources `json:"resources,omitempty"`  // update
+	Container *Container      `json:"container,omitempty"`  // prepare
+	Exec      json.RawMessage `json:"exec,omitempty"`       // a specs.Process
+	OpenStdin bool            `json:"open_stdin,omitempty"` // exec
+	Resources json.RawMessage `json:"resources,omitempty"`  // update: a specs.LinuxResources
 
 	// Process is whom kill, resize and wait mean: "" is the container's first
 	// process, otherwise what the reply to exec named.
