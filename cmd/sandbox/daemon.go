@@ -52,8 +52,19 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host) error {
 	}
 	return daemon.New(daemon.Config{
 		Dirs: dirs, Engine: engine, Images: imageList(images), Stack: graph, Log: log.Named("daemon"),
-		Group: host.Group, Version: daemonVersion(), Prepare: engine.Sweep,
+		Group: host.Group, Version: daemonVersion(), Prepare: sweep(engine, log),
 	}).Run(ctx)
+}
+
+// sweep takes back what a crash has left. A thing that can't be removed is no
+// reason not to serve: it is logged, and the next sweep tries again.
+func sweep(engine *raw.Engine, log *zap.Logger) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := engine.Sweep(ctx); err != nil {
+			log.Error("sweep", zap.Error(err))
+		}
+		return ctx.Err()
+	}
 }
 
 // newLogger writes JSON lines to stderr, which is the journal, the daemon's log

@@ -198,4 +198,30 @@ func TestTerminal(t *testing.T) {
 		}
 		term.expect("caught")
 	})
+
+	t.Run("up interrupted", func(t *testing.T) {
+		// It may be too quick for our fingers, but not every time.
+		for range 5 {
+			if out, err := exec.Command("sandbox", "down").CombinedOutput(); err != nil {
+				t.Fatalf("down: %v: %s", err, out)
+			}
+			term := onTerminal(t, "sandbox", "up")
+			term.expect("internals")
+			term.typeKeys("\x03")
+			code := term.wait()
+			if code == 0 {
+				continue
+			}
+			if code != 130 {
+				t.Errorf("exit code %d: %s", code, term.text())
+			}
+			term.expect("up was aborted")
+			again := onTerminal(t, "sandbox", "up")
+			if code := again.wait(); code != 0 {
+				t.Errorf("up after an interrupted one exits with %d: %s", code, again.text())
+			}
+			return
+		}
+		t.Error("up was never interrupted")
+	})
 }

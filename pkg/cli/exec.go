@@ -202,13 +202,15 @@ func (p *program) exec(c *cli.Context) error {
 		return err
 	}
 	early, stop := interruptible(c.Context)
+	defer stop()
 	session, err := p.client().Exec(early, ref, spec)
-	stop()
 	if err != nil {
 		return interrupted(early, execFailed(err))
 	}
 	defer session.Close()
 	s := &stream{term: p.Term, session: session, tty: spec.TTY, name: "the command in " + ref, stdin: spec.OpenStdin, sigProxy: true, detachKeys: keys}
+	s.subscribe()
+	stop()
 	ended, err := s.run(c.Context)
 	return p.ended(ended, err, ref)
 }

@@ -129,11 +129,12 @@ func (p *program) runContainer(ctx context.Context, r request) error {
 	s := &stream{
 		term: p.Term, session: session, tty: r.spec.TTY, name: c.Name, stdin: r.interactive, sigProxy: r.sigProxy, detachKeys: keys,
 		start: func() error {
-			_, err := cl.StartContainer(early, c.ID, p.onFrame(r))
-			stop()
+			_, err := cl.StartContainer(ctx, c.ID, p.onFrame(r))
 			return err
 		},
 	}
+	s.subscribe()
+	stop()
 	ended, err := s.run(ctx)
 	if failed, ok := errors.AsType[*startError](err); ok {
 		return p.startFailed(ctx, c, failed.err)

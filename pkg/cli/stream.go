@@ -35,6 +35,7 @@ type stream struct {
 	sigProxy   bool
 	detachKeys []byte
 	start      func() error // nil if it runs already
+	signals    chan os.Signal
 }
 
 // startError is the failure of stream.start.
@@ -47,6 +48,13 @@ func (e *startError) Unwrap() error { return e.err }
 // that ignores them.
 const impatience = 3
 
+// subscribe makes all signals the stream's from now on. Without it, run does so
+// itself; a caller that has handled interrupts until then leaves no gap.
+func (s *stream) subscribe() {
+	s.signals = make(chan os.Signal, 16)
+	signal.Notify(s.signals)
+}
+
 // run copies until the process has ended, the user has detached, or ctx is
 // done.
 //
@@ -56,8 +64,11 @@ const impatience = 3
 func (s *stream) run(ctx context.Context) (api.Exit, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if s.signals == nil {
+		s.subscribe()
+	}
+	defer signal.Stop(s.signals)
 
-	signals := make(chan os.Signal, 16)
 	output := make(chan error, 1)
 	go func() { output <- s.session.CopyOutput(s.term.Stdout(), s.term.Stderr()) }()
 	if s.tty {
@@ -72,29 +83,44 @@ func (s *stream) run(ctx context.Context) (api.Exit, error) {
 		}
 		s.resize(ctx)
 	}
-	if s.start != nil {
-		if err := s.start(); err != nil {
-			return api.Exit{}, &startError{err}
-		}
-		if s.tty {
-			s.resize(ctx) // again: there may have been no terminal to size before
-		}
-	}
-	// Subscribed only now: until the start, an interrupt is not the process's.
-	signal.Notify(signals)
-	defer signal.Stop(signals)
-
-	input := make(chan error, 1)
-	if s.stdin {
-		go func() { input <- s.copyInput() }()
+	started := make(chan error, 1)
+	if s.start == nil {
+		started <- nil
 	} else {
-		_ = s.session.CloseWrite()
+		go func() { started <- s.start() }()
 	}
 
-	interrupts := 0
+	var input chan error
+	running, interrupts := false, 0
+	var early []os.Signal // that came before there was a process to have them
 	for {
 		select {
+		case err := <-started:
+			if err != nil {
+				return api.Exit{}, &startError{err}
+			}
+			running, started = true, nil
+			if s.tty && s.start != nil {
+				s.resize(ctx) // again: there may have been no terminal to size before
+			}
+			if s.stdin {
+				input = make(chan error, 1)
+				go func() { input <- s.copyInput() }()
+			} else {
+				_ = s.session.CloseWrite()
+			}
+			for _, sig := range early {
+				if err := s.signal(ctx, sig); err != nil {
+					return api.Exit{}, err
+				}
+			}
 		case err := <-output:
+			if !running {
+				// A start that fails ends the output, too, and says why.
+				if e := <-started; e != nil {
+					return api.Exit{}, &startError{e}
+				}
+			}
 			if err != nil {
 				return api.Exit{}, err
 			}
@@ -105,11 +131,15 @@ func (s *stream) run(ctx context.Context) (api.Exit, error) {
 				return api.Exit{}, err
 			}
 			// Any other end of stdin ends the process's, not the process.
-		case sig := <-signals:
+		case sig := <-s.signals:
 			if sig == os.Interrupt || sig == syscall.SIGTERM {
 				if interrupts++; interrupts == impatience {
 					return api.Exit{}, &exitError{code: exitInterrupted, err: fmt.Errorf("interrupted %d times: leaving %s to itself", impatience, s.name)}
 				}
+			}
+			if !running {
+				early = append(early, sig)
+				continue
 			}
 			if err := s.signal(ctx, sig); err != nil {
 				return api.Exit{}, err

@@ -124,11 +124,13 @@ func TestStreamDetaches(t *testing.T) {
 func TestStreamPassesSignalsOn(t *testing.T) {
 	f := &fakeSession{end: make(chan struct{})}
 	started := make(chan struct{})
-	s := &stream{term: &ui.Fake{}, session: f, sigProxy: true, start: func() error { close(started); return nil }}
+	s := &stream{term: &ui.Fake{}, session: f, sigProxy: true, start: func() error {
+		close(started)
+		time.Sleep(50 * time.Millisecond) // a signal that comes meanwhile is kept
+		return nil
+	}}
 	go func() {
 		<-started
-		// Between the start and the subscription a signal would still be ours.
-		time.Sleep(50 * time.Millisecond)
 		_ = syscall.Kill(os.Getpid(), syscall.SIGUSR2)
 		for _, n, _ := f.snapshot(); n == 0; _, n, _ = f.snapshot() {
 			time.Sleep(time.Millisecond)
