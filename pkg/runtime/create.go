@@ -352,7 +352,7 @@ func (cr *creation) writeScript(b *builder, tree *os.File, startFD int, host cap
 	if err := b.process(p, cr.ID, cr.options, slave, host); err != nil {
 		return err
 	}
-	path, search := b.lookPath(p)
+	path, search := b.lookPath(p.Args[0], p.Env)
 	cr.search = search
 	b.closeFiles(3) // sync, and the two FIFOs
 	b.identity(p, host, last, filter)

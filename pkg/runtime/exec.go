@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/containerd/errdefs"
@@ -46,32 +48,60 @@ func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, o ExecO
 		return nil, err
 	}
 	spec.Process = p
+	return r.execIn(ctx, c, spec, p.Args[0], o)
+}
+
+// execIn runs spec.Process in the container; program is what to execute, whatever the
+// process's first argument says.
+func (r *Runtime) execIn(ctx context.Context, c *container, spec *specs.Spec, program string, o ExecOptions) (*Process, error) {
 	ns, err := planJoin(c.PID)
 	if err != nil {
 		return nil, err
 	}
 	defer ns.close()
-
-	cg, err := c.openCgroup()
+	cg, err := c.execCgroup(o.Cgroup)
 	if err != nil {
 		return nil, err
 	}
-	if cg != nil {
-		defer cg.Close()
-		if o.Cgroup != "" {
-			sub, err := cgroup.Open(c.CgroupRoot, path.Join(c.Cgroup, path.Clean("/"+o.Cgroup)))
-			if err != nil {
-				return nil, err
-			}
-			defer sub.Close()
-			cg = sub
+	inside := *c // with the PID of the further process
+	cr := &creation{Runtime: r, container: &inside, spec: spec, options: CreateOptions{IO: o.IO, NoNewKeyring: true}, ns: ns, cg: cg}
+	defer func() {
+		if cr.cg != nil {
+			_ = cr.cg.Close()
 		}
-	}
-	cr := &creation{Runtime: r, container: c, spec: spec, options: CreateOptions{IO: o.IO, NoNewKeyring: true}, ns: ns, cg: cg}
-	return cr.exec(ctx, o)
+	}()
+	return cr.exec(ctx, program, o)
 }
 
-func (cr *creation) exec(ctx context.Context, o ExecOptions) (*Process, error) {
+// execCgroup opens the cgroup of a further process: the container's, or one below
+// that. If the first process has moved and the container's is gone, it is the
+// first process's; nil where there is none.
+func (c *container) execCgroup(below string) (*cgroup.Cgroup, error) {
+	if below != "" && c.Cgroup != "" {
+		return cgroup.Open(c.CgroupRoot, path.Join(c.Cgroup, path.Clean("/"+below)))
+	}
+	cg, err := c.openCgroup()
+	if err != nil || cg != nil || c.Cgroup == "" {
+		return cg, err
+	}
+	return c.initCgroup()
+}
+
+// initCgroup opens the cgroup that the first process is in now.
+func (c *container) initCgroup() (*cgroup.Cgroup, error) {
+	b, err := readFile("/proc/" + strconv.Itoa(c.PID) + "/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if name, ok := strings.CutPrefix(line, "0::"); ok {
+			return cgroup.Open(c.CgroupRoot, strings.TrimSuffix(name, "\n"))
+		}
+	}
+	return nil, nil
+}
+
+func (cr *creation) exec(ctx context.Context, program string, o ExecOptions) (*Process, error) {
 	p := cr.spec.Process
 	host, last := hostCapabilities()
 	var filter *seccomp.Filter
@@ -121,15 +151,18 @@ func (cr *creation) exec(ctx context.Context, o ExecOptions) (*Process, error) {
 		s := b.terminal(o.IO.Console)
 		slave = &s
 	}
+	if err := b.personality(); err != nil {
+		return nil, err
+	}
 	if err := b.process(p, cr.ID, cr.options, slave, host); err != nil {
 		return nil, err
 	}
-	program, search := b.lookPath(p)
+	path, search := b.lookPath(program, p.Env)
 	cr.search = search
 	b.closeFiles(1) // sync
 	b.identity(p, host, last, filter)
 	b.tell(syncCreated)
-	execve := b.execve(p, program, "a further process of the container becomes the program")
+	execve := b.execve(p, path, "a further process of the container becomes the program")
 
 	res, err := script.CreateResults(results, b.Len())
 	if err != nil {
@@ -137,7 +170,15 @@ func (cr *creation) exec(ctx context.Context, o ExecOptions) (*Process, error) {
 	}
 	defer res.Close()
 	cr.results = res
-	if err := cr.cloneInto(resultsFD); err != nil {
+	err = cr.cloneInto(resultsFD)
+	if errors.Is(err, unix.EBUSY) && o.Cgroup == "" {
+		// A systemd in there has moved itself below and delegates
+		// controllers now: such a cgroup takes no processes any more.
+		if err = cr.moveToInit(); err == nil {
+			err = cr.cloneInto(resultsFD)
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	_ = theirs.Close() // or we would never see its end
@@ -155,6 +196,17 @@ func (cr *creation) exec(ctx context.Context, o ExecOptions) (*Process, error) {
 		return nil, errors.Join(err, killAndReap(pid))
 	}
 	return &Process{PID: pid}, nil
+}
+
+// moveToInit chooses the first process's own cgroup for the further one.
+func (cr *creation) moveToInit() error {
+	cg, err := cr.initCgroup()
+	if err != nil || cg == nil {
+		return errors.Join(unix.EBUSY, err)
+	}
+	_ = cr.cg.Close()
+	cr.cg = cg
+	return nil
 }
 
 // cloneInto starts the process in the container's cgroup and namespaces.

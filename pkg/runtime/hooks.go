@@ -27,10 +27,10 @@ func (cr *creation) atMounts(ctx context.Context) error {
 	// "created" to the hooks, as runtime-tools' validation wants it, though they
 	// run on the way there.
 	state := cr.state(specs.StateCreated)
-	if err := cr.runHooks(ctx, "prestart", h.Prestart, state, nil); err != nil { //nolint:staticcheck // deprecated, not gone
+	if err := cr.runHooks(ctx, "prestart", h.Prestart, state, startHook); err != nil { //nolint:staticcheck // deprecated, not gone
 		return err
 	}
-	if err := cr.runHooks(ctx, "createRuntime", h.CreateRuntime, state, nil); err != nil {
+	if err := cr.runHooks(ctx, "createRuntime", h.CreateRuntime, state, startHook); err != nil {
 		return err
 	}
 	return cr.inContainer(ctx, "createContainer", h.CreateContainer, state)
@@ -46,15 +46,46 @@ func (r *Runtime) inContainer(ctx context.Context, kind string, hooks []specs.Ho
 		return fmt.Errorf("%s hook: %w", kind, err)
 	}
 	defer ns.close()
-	return r.runHooks(ctx, kind, hooks, state, &ns)
+	return r.runHooks(ctx, kind, hooks, state, func(h *specs.Hook, files []*os.File) (int, error) { return startHookIn(h, &ns, files) })
 }
 
+// startContainer runs the startContainer hooks. Their programs are the image's, so
+// they get no more rights than the user's program will: its user, capabilities,
+// seccomp filter and cgroup; and its environment, if they bring none.
+func (r *Runtime) startContainer(ctx context.Context, c *container, hooks []specs.Hook) error {
+	if len(hooks) == 0 {
+		return nil
+	}
+	spec, err := c.spec()
+	if err != nil {
+		return err
+	}
+	process := *spec.Process
+	start := func(h *specs.Hook, files []*os.File) (int, error) {
+		p := process
+		p.Terminal, p.Args = false, hookArgs(h)
+		if h.Env != nil {
+			p.Env = h.Env
+		}
+		spec.Process = &p
+		further, err := r.execIn(ctx, c, spec, h.Path, ExecOptions{IO: IO{Stdin: files[0], Stdout: files[1], Stderr: files[2]}})
+		if err != nil {
+			return 0, err
+		}
+		return further.PID, nil
+	}
+	return r.runHooks(ctx, "startContainer", hooks, c.state(specs.StateCreated), start)
+}
+
+// starter starts a hook's program, files being its standard streams.
+type starter func(h *specs.Hook, files []*os.File) (pid int, err error)
+
 // runHooks runs hooks one after the other; the first failure ends it.
-func (r *Runtime) runHooks(ctx context.Context, kind string, hooks []specs.Hook, state *specs.State, ns *nsPlan) error {
+func (r *Runtime) runHooks(ctx context.Context, kind string, hooks []specs.Hook, state *specs.State, start starter) error {
 	for i := range hooks {
 		h := &hooks[i]
 		ev := explain.Event{Op: "run hook", Target: h.Path, Value: kind, Source: "hooks." + kind}
-		if err := r.Trace.Do(ev, func() error { return runHook(ctx, h, state, ns) }); err != nil {
+		if err := r.Trace.Do(ev, func() error { return runHook(ctx, h, state, start) }); err != nil {
 			return fmt.Errorf("hooks.%s[%d] (%s): %w", kind, i, h.Path, err)
 		}
 	}
@@ -64,7 +95,7 @@ func (r *Runtime) runHooks(ctx context.Context, kind string, hooks []specs.Hook,
 // poststop runs hooks whose failures are only warned of (runtime.md, Lifecycle, step 13).
 func (r *Runtime) poststop(ctx context.Context, hooks []specs.Hook, state *specs.State) {
 	for i := range hooks {
-		if err := r.runHooks(ctx, "poststop", hooks[i:i+1], state, nil); err != nil {
+		if err := r.runHooks(ctx, "poststop", hooks[i:i+1], state, startHook); err != nil {
 			r.warn(err.Error())
 		}
 	}
@@ -72,7 +103,7 @@ func (r *Runtime) poststop(ctx context.Context, hooks []specs.Hook, state *specs
 
 // runHook runs one hook with the container's state on its standard input, in
 // the namespaces of the plan if there is one.
-func runHook(ctx context.Context, h *specs.Hook, state *specs.State, ns *nsPlan) error {
+func runHook(ctx context.Context, h *specs.Hook, state *specs.State, start starter) error {
 	if h.Timeout != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(*h.Timeout)*time.Second)
@@ -92,7 +123,7 @@ func runHook(ctx context.Context, h *specs.Hook, state *specs.State, ns *nsPlan)
 		return err
 	}
 	defer output.Close()
-	pid, err := startHook(h, ns, []*os.File{stdin, output, output})
+	pid, err := start(h, []*os.File{stdin, output, output})
 	if err != nil {
 		return err
 	}
@@ -115,22 +146,29 @@ func runHook(ctx context.Context, h *specs.Hook, state *specs.State, ns *nsPlan)
 	return fmt.Errorf("exit status %d: %s", ws.ExitStatus(), bytes.TrimSpace(tail[:n]))
 }
 
-func startHook(h *specs.Hook, ns *nsPlan, files []*os.File) (int, error) {
-	argv := h.Args
-	if len(argv) == 0 {
-		argv = []string{h.Path}
+// startHook starts a hook in the runtime's namespaces.
+func startHook(h *specs.Hook, files []*os.File) (int, error) {
+	fds := make([]uintptr, len(files))
+	for i, f := range files {
+		fds[i] = f.Fd()
 	}
-	if ns == nil {
-		fds := make([]uintptr, len(files))
-		for i, f := range files {
-			fds[i] = f.Fd()
-		}
-		env := h.Env
-		if env == nil {
-			env = []string{}
-		}
-		return syscall.ForkExec(h.Path, argv, &syscall.ProcAttr{Files: fds, Env: env})
+	env := h.Env
+	if env == nil {
+		env = []string{}
 	}
+	return syscall.ForkExec(h.Path, hookArgs(h), &syscall.ProcAttr{Files: fds, Env: env})
+}
+
+func hookArgs(h *specs.Hook) []string {
+	if len(h.Args) == 0 {
+		return []string{h.Path}
+	}
+	return h.Args
+}
+
+// startHookIn starts a hook in the container's namespaces, with all the runtime's
+// rights: a createContainer hook's program is the host's.
+func startHookIn(h *specs.Hook, ns *nsPlan, files []*os.File) (int, error) {
 	b := &builder{Script: script.New(false), files: files, userns: ns.own(unix.CLONE_NEWUSER)}
 	results, err := memoryFile("results", nil)
 	if err != nil {
@@ -140,7 +178,7 @@ func startHook(h *specs.Hook, ns *nsPlan, files []*os.File) (int, error) {
 	resultsFD := b.file(results)
 	b.joinNamespaces(ns)
 	b.closeFiles(0)
-	b.quiet("execve", h.Path, unix.SYS_EXECVE, b.String(h.Path), b.Strings(argv), b.Strings(h.Env))
+	b.quiet("execve", h.Path, unix.SYS_EXECVE, b.String(h.Path), b.Strings(hookArgs(h)), b.Strings(h.Env))
 	res, err := script.CreateResults(results, b.Len())
 	if err != nil {
 		return 0, err

@@ -87,7 +87,7 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	}
 	hooks := c.Hooks
 	if hooks != nil {
-		if err := r.inContainer(ctx, "startContainer", hooks.StartContainer, c.state(specs.StateCreated)); err != nil {
+		if err := r.startContainer(ctx, c, hooks.StartContainer); err != nil {
 			return r.stopAfter(ctx, c, err)
 		}
 	}
@@ -95,7 +95,7 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		return err
 	}
 	if hooks != nil {
-		if err := r.runHooks(ctx, "poststart", hooks.Poststart, c.state(specs.StateRunning), nil); err != nil {
+		if err := r.runHooks(ctx, "poststart", hooks.Poststart, c.state(specs.StateRunning), startHook); err != nil {
 			return r.stopAfter(ctx, c, err)
 		}
 	}

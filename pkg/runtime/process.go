@@ -268,10 +268,10 @@ func (b *builder) capset(effective, permitted, inheritable capSet, plumbing bool
 
 // lookPath appends the search for the program, as execvp(3) does it. It returns the
 // variable that will hold its path's address, and the indexes of the attempts.
-func (b *builder) lookPath(p *specs.Process) (script.Var, []int) {
+func (b *builder) lookPath(program string, env []string) (script.Var, []int) {
 	found, done := b.NewVar(0), b.NewLabel()
 	var attempts []int
-	paths := candidates(p)
+	paths := candidates(program, env)
 	for i, path := range paths {
 		next := b.NewLabel()
 		op := script.Op{
@@ -298,14 +298,13 @@ func (b *builder) execve(p *specs.Process, path script.Var, why string) int {
 	return b.call(ev, unix.SYS_EXECVE, path.Get(), b.Strings(p.Args), b.Strings(p.Env))
 }
 
-// candidates are the paths that args[0] may mean, as execvp(3) would try them.
-func candidates(p *specs.Process) []string {
-	name := p.Args[0]
+// candidates are the paths that name may mean, as execvp(3) would try them.
+func candidates(name string, env []string) []string {
 	if strings.ContainsRune(name, '/') {
 		return []string{name}
 	}
 	path := "/bin:/usr/bin"
-	for _, e := range p.Env {
+	for _, e := range env {
 		if v, ok := strings.CutPrefix(e, "PATH="); ok {
 			path = v
 		}

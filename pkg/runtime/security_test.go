@@ -116,3 +116,30 @@ func TestProcMounts(tt *testing.T) {
 		tt.Errorf("%q", got)
 	}
 }
+
+// The program of a startContainer hook is the image's: it has the rights of the
+// user's program, and its environment.
+func TestStartContainerHookIsConfined(tt *testing.T) {
+	t := newTestbed(tt)
+	out := filepath.Join(t.bundle, "rootfs/tmp/hook")
+	t.spec.Process.User = specs.User{UID: 1000, GID: 1000}
+	t.spec.Process.Env = append(t.spec.Process.Env, "ONE=two")
+	t.spec.Linux.Seccomp = &specs.LinuxSeccomp{
+		DefaultAction: specs.ActAllow,
+		Syscalls:      []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno}},
+	}
+	if err := os.Chmod(filepath.Dir(out), 0o1777); err != nil { //nolint:gosec // a /tmp
+		tt.Fatal(err)
+	}
+	const script = `exec >/tmp/hook 2>&1; id -u; grep -E '^(CapEff|NoNewPrivs)' /proc/self/status; mkdir /tmp/x; echo "ONE=$ONE"; sed -n 's/^0:://p' /proc/self/cgroup`
+	t.spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}}}}
+	t.sh("true")
+	b, err := os.ReadFile(out)
+	if err != nil {
+		tt.Fatal(err)
+	}
+	want := "1000\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\nmkdir: can't create directory '/tmp/x': Operation not permitted\nONE=two\n/\n"
+	if string(b) != want {
+		tt.Errorf("got\n%s\nwant\n%s", b, want)
+	}
+}
