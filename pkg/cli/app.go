@@ -102,17 +102,21 @@ func (p *program) app() *cli.App {
 		DisableSliceFlagSeparator: true,
 		// Errors are report's, not the library's.
 		ExitErrHandler: func(*cli.Context, error) {},
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "state-dir", Usage: "keep images, containers and settings in `FOLDER`", EnvVars: []string{"SANDBOX_ROOT"}, Value: p.StateDir},
-			&cli.StringFlag{Name: "run-dir", Usage: "keep the socket, and what a reboot ends, in `FOLDER`", EnvVars: []string{"SANDBOX_RUN"}, Value: p.RunDir},
-			&cli.BoolFlag{Name: "version", Usage: "print the version", DisableDefaultText: true},
-		},
+		Flags:          p.globalFlags(),
 		Before: func(c *cli.Context) error {
 			p.host = p.Deps.Host(c.String("state-dir"), c.String("run-dir"))
 			return nil
 		},
 		Action:   func(c *cli.Context) error { return cli.ShowAppHelp(c) },
 		Commands: p.commands(),
+	}
+}
+
+func (p *program) globalFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "state-dir", Usage: "keep images, containers and settings in `FOLDER`", EnvVars: []string{"SANDBOX_ROOT"}, Value: p.StateDir},
+		&cli.StringFlag{Name: "run-dir", Usage: "keep the socket, and what a reboot ends, in `FOLDER`", EnvVars: []string{"SANDBOX_RUN"}, Value: p.RunDir},
+		&cli.BoolFlag{Name: "version", Usage: "print the version", DisableDefaultText: true},
 	}
 }
 

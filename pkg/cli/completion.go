@@ -116,16 +116,14 @@ func (p *program) complete(ctx context.Context, words []string) []string {
 	commands := p.commands()
 	var command *cli.Command
 	words = words[:len(words)-1]
-	var flags []cli.Flag
+	flags := p.globalFlags()
 	args := 0 // arguments before the last word
 	for i := 0; i < len(words); i++ {
 		w := words[i]
 		switch {
-		case strings.HasPrefix(w, "-") && len(w) > 1:
-			name := strings.TrimLeft(w, "-")
-			if f := findFlag(flags, name[len(name)-1:]); !strings.HasPrefix(w, "--") && f != nil && !isSwitch(f) {
-				i++
-			} else if f := findFlag(flags, name); strings.HasPrefix(w, "--") && f != nil && !isSwitch(f) {
+		case w == "--":
+		case strings.HasPrefix(w, "-") && strings.Trim(w, "-") != "":
+			if takesNext(flags, w) {
 				i++
 			}
 			if i == len(words) {
@@ -155,6 +153,17 @@ func (p *program) complete(ctx context.Context, words []string) []string {
 		return nil
 	}
 	return p.argumentCandidates(ctx, command.Name, args)
+}
+
+// takesNext says whether the value of a flag, the last one of a cluster, is the
+// next word.
+func takesNext(flags []cli.Flag, word string) bool {
+	name, isLong := strings.CutPrefix(word, "--")
+	if !isLong {
+		name = word[len(word)-1:]
+	}
+	f := findFlag(flags, name)
+	return f != nil && !isSwitch(f)
 }
 
 func flagCandidates(flags []cli.Flag) []string {
