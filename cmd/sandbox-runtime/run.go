@@ -43,6 +43,7 @@ func run(ctx context.Context, g *global, args []string) (int, error) {
 	}
 	defer tty.Close()
 	forward := forwardSignals(*detach)
+	o.Start = true
 	p, err := r.Create(ctx, id, o.CreateOptions)
 	if err != nil {
 		return 1, err
@@ -50,8 +51,10 @@ func run(ctx context.Context, g *global, args []string) (int, error) {
 	if err := tty.Connect(); err != nil {
 		return 1, errors.Join(err, r.Delete(ctx, id, true))
 	}
-	if err := r.Start(ctx, id); err != nil {
-		return 1, errors.Join(err, r.Delete(ctx, id, true))
+	if !p.Started {
+		if err := r.Start(ctx, id); err != nil {
+			return 1, errors.Join(err, r.Delete(ctx, id, true))
+		}
 	}
 	if *detach {
 		return 0, nil

@@ -73,9 +73,11 @@ type creation struct {
 
 // run is the creation, step by step.
 func (cr *creation) run(ctx context.Context, raw []byte) (*Process, error) {
-	for _, name := range []string{goFIFO, doneFIFO} {
-		if err := unix.Mkfifo(cr.path(name), 0o600); err != nil {
-			return nil, fmt.Errorf("make FIFO %s: %w", cr.path(name), err)
+	if !cr.atOnce() {
+		for _, name := range []string{goFIFO, doneFIFO} {
+			if err := unix.Mkfifo(cr.path(name), 0o600); err != nil {
+				return nil, fmt.Errorf("make FIFO %s: %w", cr.path(name), err)
+			}
 		}
 	}
 	var err error
@@ -109,10 +111,26 @@ func (cr *creation) run(ctx context.Context, raw []byte) (*Process, error) {
 	if err := cr.restrictDevices(); err != nil {
 		return nil, err
 	}
+	if cr.atOnce() {
+		// Said before it is asked: the first process goes on without a wait.
+		if _, err := cr.sync.Write([]byte{syncGo}); err != nil && !errors.Is(err, unix.EPIPE) {
+			return nil, fmt.Errorf("first process: %w", err)
+		}
+	}
 	if err := cr.converse(ctx); err != nil {
 		return nil, err
 	}
-	return &Process{PID: cr.PID}, nil
+	if cr.atOnce() {
+		if err := cr.executed(cr.Tail[0].Index); err != nil {
+			return nil, err
+		}
+	}
+	return &Process{PID: cr.PID, Started: cr.atOnce()}, nil
+}
+
+// atOnce reports whether create starts the program, too.
+func (cr *creation) atOnce() bool {
+	return cr.options.Start && cr.spec.Process != nil && cr.spec.Hooks == nil
 }
 
 func (cr *creation) nameCgroup() {
@@ -210,13 +228,15 @@ func (cr *creation) clone() error {
 	if err != nil {
 		return err
 	}
-	start, err := keep(openFile(cr.path(goFIFO), unix.O_RDWR, 0))
-	if err != nil {
-		return err
-	}
-	done, err := keep(openFile(cr.path(doneFIFO), unix.O_RDWR, 0))
-	if err != nil {
-		return err
+	var fifos []*os.File
+	if !cr.atOnce() {
+		for _, name := range []string{goFIFO, doneFIFO} {
+			f, err := keep(openFile(cr.path(name), unix.O_RDWR, 0))
+			if err != nil {
+				return err
+			}
+			fifos = append(fifos, f)
+		}
 	}
 	null, err := keep(openFile("/dev/null", unix.O_RDWR, 0))
 	if err != nil {
@@ -237,9 +257,11 @@ func (cr *creation) clone() error {
 	defer b.close()
 	b.stdio(cr.options.IO, null)
 	b.sync = b.file(theirs)
-	startFD, _ := b.file(start), b.file(done)
+	for _, f := range fifos {
+		b.file(f)
+	}
 	resultsFD := b.file(results)
-	if err := cr.writeScript(b, tree, startFD, host, last, filter); err != nil {
+	if err := cr.writeScript(b, tree, host, last, filter); err != nil {
 		return err
 	}
 	if cr.results, err = script.CreateResults(results, b.Len()); err != nil {
@@ -285,7 +307,7 @@ func (cr *creation) clone() error {
 }
 
 // writeScript lists what the first process does, from its birth to the user's program.
-func (cr *creation) writeScript(b *builder, tree *os.File, startFD int, host capSet, last int, filter *seccomp.Filter) error {
+func (cr *creation) writeScript(b *builder, tree *os.File, host capSet, last int, filter *seccomp.Filter) error {
 	spec := cr.spec
 	p := spec.Process
 	b.guard()
@@ -338,6 +360,11 @@ func (cr *creation) writeScript(b *builder, tree *os.File, startFD int, host cap
 	}
 	ready := func() {
 		b.tell(syncCreated)
+		if cr.atOnce() {
+			b.hear()
+			return
+		}
+		startFD := b.sync + 1
 		b.quiet("wait for start", "", unix.SYS_READ, script.Int(startFD), b.Bytes(make([]byte, 8)), script.Int(1))
 	}
 	if p == nil { // nothing to start: there is a container to look at and to delete
@@ -354,7 +381,11 @@ func (cr *creation) writeScript(b *builder, tree *os.File, startFD int, host cap
 	}
 	path, search := b.lookPath(p.Args[0], p.Env)
 	cr.search = search
-	b.closeFiles(3) // sync, and the two FIFOs
+	if cr.atOnce() {
+		b.closeFiles(1) // sync
+	} else {
+		b.closeFiles(3) // sync, and the two FIFOs
+	}
 	b.identity(p, host, last, filter)
 	ready()
 	i := b.execve(p, path, "the container's first process becomes the program")

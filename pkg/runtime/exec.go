@@ -238,6 +238,11 @@ func (cr *creation) seeOff(ctx context.Context, execve int) error {
 	if err := cr.converse(ctx); err != nil {
 		return err
 	}
+	return cr.executed(execve)
+}
+
+// executed waits until the process has executed the program, or has failed to.
+func (cr *creation) executed(execve int) error {
 	if _, _, err := receive(cr.sync); err != nil { // closed by execve, or by the end
 		return err
 	}

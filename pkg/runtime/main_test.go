@@ -196,11 +196,8 @@ func BenchmarkRun(b *testing.B) {
 	ctx := context.Background()
 	for b.Loop() {
 		id := t.id()
-		p, err := t.r.Create(ctx, id, CreateOptions{Bundle: t.bundle})
+		p, err := t.r.Create(ctx, id, CreateOptions{Bundle: t.bundle, Start: true})
 		if err != nil {
-			b.Fatal(err)
-		}
-		if err := t.r.Start(ctx, id); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := p.Wait(); err != nil {

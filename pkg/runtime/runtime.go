@@ -35,11 +35,15 @@ type CreateOptions struct {
 	PIDFile      string
 	NoPivot      bool
 	NoNewKeyring bool
+	// Start lets create start the program as well, which spares a wait; unless
+	// there are hooks, which have their say in between. See Process.Started.
+	Start bool
 }
 
 // Process is a process that this process has started, and its parent.
 type Process struct {
-	PID int // in the caller's PID namespace
+	PID     int  // in the caller's PID namespace
+	Started bool // the program runs already
 }
 
 // Wait waits for the process's end and returns its exit code, as shells count

@@ -82,6 +82,50 @@ func TestLifecycle(tt *testing.T) {
 	}
 }
 
+// Create with Start gives a running container, or none.
+func TestCreateAndStart(tt *testing.T) {
+	t := newTestbed(tt)
+	ctx := context.Background()
+	for _, c := range []struct {
+		args  []string
+		hooks *specs.Hooks
+		want  string
+	}{
+		{args: []string{"sleep", "1000"}},
+		{args: []string{"sleep", "1000"}, hooks: &specs.Hooks{Poststart: []specs.Hook{{Path: "/bin/true"}}}},
+		{args: []string{"/dev/null"}, want: `exec "/dev/null": permission denied`},
+		{args: []string{"nonesuch"}, want: "not found in $PATH"},
+	} {
+		t.spec.Process.Args, t.spec.Hooks = c.args, c.hooks
+		t.writeSpec()
+		id := t.id()
+		p, err := t.r.Create(ctx, id, CreateOptions{Bundle: t.bundle, Start: true})
+		if c.want != "" {
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				tt.Errorf("%q: %v", c.args, err)
+			}
+			if _, err := t.r.State(id); !errdefs.IsNotFound(err) {
+				tt.Errorf("%q: %v", c.args, err)
+			}
+			continue
+		}
+		if err != nil {
+			tt.Fatal(err)
+		}
+		want := specs.StateRunning
+		if c.hooks != nil {
+			want = specs.StateCreated
+		}
+		if s, err := t.r.State(id); err != nil || s.Status != want || p.Started != (c.hooks == nil) {
+			tt.Errorf("%+v %v, started %v", s, err, p.Started)
+		}
+		_ = killAndReap(p.PID)
+		if err := t.r.Delete(ctx, id, false); err != nil {
+			tt.Error(err)
+		}
+	}
+}
+
 func TestIDs(tt *testing.T) {
 	r := &Runtime{Root: tt.TempDir()}
 	for _, id := range []string{"", ".", "..", "a/b", "../x", "a b", "é", strings.Repeat("x", 256)} {
