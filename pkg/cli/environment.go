@@ -182,7 +182,7 @@ func parseHostname(s string) (string, error) {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '_':
 		case (c == '-' || c == '.') && i > 0 && i < len(s)-1:
 		default:
-			return "", errors.New("a host name is made of letters, digits, - and .")
+			return "", errors.New("a host name is made of letters, digits, dots and hyphens")
 		}
 	}
 	return s, nil

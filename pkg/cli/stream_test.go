@@ -70,16 +70,6 @@ func (f *fakeSession) snapshot() (stdin string, sigs, n int) {
 	defer f.mu.Unlock()
 	return f.stdin.String(), len(f.signals), len(f.sizes)
 }
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for range 500 {
-		if ok() {
-			return
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-	t.Fatalf("%s: not within a second", what)
-}
 
 func TestStreamEndsWithTheProcess(t *testing.T) {
 	term := &ui.Fake{In: strings.NewReader("hello\n")}
