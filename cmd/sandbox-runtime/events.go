@@ -52,7 +52,7 @@ func events(ctx context.Context, g *global, args []string) (int, error) {
 		return 1, err
 	}
 	if *once {
-		return 0, print("stats", stats)
+		return 0, print("stats", newStats(stats))
 	}
 	ctx, cancel := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer cancel()
@@ -62,9 +62,11 @@ func events(ctx context.Context, g *global, args []string) (int, error) {
 	}
 	defer cg.Close()
 	go func() {
-		defer cancel() // the cgroup is gone
-		_ = cg.WatchOOM(ctx, func(uint64) { _ = print("oom", nil) })
+		defer cancel() // the container has ended
+		_ = cg.WaitEmpty(ctx)
 	}()
+	// Where there is no memory controller, there are no such events.
+	go func() { _ = cg.WatchOOM(ctx, func(uint64) { _ = print("oom", nil) }) }()
 	tick := time.NewTicker(*interval)
 	defer tick.Stop()
 	for {
@@ -80,7 +82,7 @@ func events(ctx context.Context, g *global, args []string) (int, error) {
 		if err != nil {
 			return 1, err
 		}
-		if err := print("stats", stats); err != nil && !errors.Is(err, unix.EPIPE) {
+		if err := print("stats", newStats(stats)); err != nil && !errors.Is(err, unix.EPIPE) {
 			return 1, err
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,6 +28,9 @@ func list(_ context.Context, g *global, args []string) (int, error) {
 		return 1, err
 	}
 	defer done()
+	if _, err := os.Stat(r.Root); g.rootGiven && err != nil {
+		return 1, err // a typing error, most likely
+	}
 	rows, err := r.List()
 	if err != nil {
 		return 1, err
@@ -41,7 +45,7 @@ func list(_ context.Context, g *global, args []string) (int, error) {
 		if rows == nil {
 			rows = []runtime.Listed{}
 		}
-		return 0, printJSON(rows)
+		return 0, json.NewEncoder(os.Stdout).Encode(rows)
 	case *format != "table":
 		return 2, fmt.Errorf("%w: --format %q: use table or json", errUsage, *format)
 	}
@@ -72,7 +76,10 @@ func ps(ctx context.Context, g *global, args []string) (int, error) {
 		return 1, err
 	}
 	if *format == "json" {
-		return 0, printJSON(pids)
+		if pids == nil {
+			pids = []int{}
+		}
+		return 0, json.NewEncoder(os.Stdout).Encode(pids)
 	}
 	options := args[1:]
 	if len(options) == 0 {

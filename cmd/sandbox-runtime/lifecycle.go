@@ -89,7 +89,7 @@ func resume(ctx context.Context, g *global, args []string) (int, error) {
 
 func state(_ context.Context, g *global, args []string) (int, error) {
 	return one("state", g, args, func(r *runtime.Runtime, id string) error {
-		s, err := r.State(id)
+		s, err := r.Listed(id)
 		if err != nil {
 			return err
 		}

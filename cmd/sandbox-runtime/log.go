@@ -57,5 +57,9 @@ func (l *logger) line(level, msg string) {
 		}
 		return
 	}
-	fmt.Fprintf(l.file, "%s: %s\n", level, msg)
+	if l.file == os.Stderr {
+		fmt.Fprintf(l.file, "%s: %s\n", level, msg)
+		return
+	}
+	fmt.Fprintf(l.file, "time=%q level=%s msg=%q\n", time.Now().Format(time.RFC3339), level, msg)
 }

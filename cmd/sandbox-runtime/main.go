@@ -23,9 +23,10 @@ var version = "dev"
 
 // global are the options before the command.
 type global struct {
-	root    string
-	log     *logger
-	explain string
+	root      string
+	rootGiven bool // by --root, not the default
+	log       *logger
+	explain   string
 }
 
 // command is one row of the command table.
@@ -92,6 +93,7 @@ func Main(args []string) int {
 		}
 		return 2
 	}
+	fs.Visit(func(f *flag.Flag) { g.rootGiven = g.rootGiven || f.Name == "root" })
 	if showVersion {
 		fmt.Printf("sandbox-runtime version %s\nspec: %s\n", version, runtime.SpecVersion)
 		return 0
@@ -166,10 +168,21 @@ func flags(name string) *flag.FlagSet {
 	return fs
 }
 
-// parse parses a command's flags and checks the number of arguments.
+// parse parses a command's flags and checks the number of arguments. As with runc,
+// flags may also follow arguments, except where those are another program's.
 func parse(fs *flag.FlagSet, args []string, least, most int) ([]string, error) {
 	fs.SetOutput(io.Discard)
-	if err := fs.Parse(args); err != nil {
+	var plain []string
+	err := fs.Parse(args)
+	for err == nil && fs.NArg() > 0 && fs.Name() != "exec" && fs.Name() != "ps" {
+		rest := fs.Args()
+		if n := len(args) - len(rest); n > 0 && args[n-1] == "--" {
+			break
+		}
+		plain, args = append(plain, rest[0]), rest[1:]
+		err = fs.Parse(args)
+	}
+	if err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fs.SetOutput(os.Stdout)
 			for _, c := range commands() {
@@ -182,10 +195,11 @@ func parse(fs *flag.FlagSet, args []string, least, most int) ([]string, error) {
 		}
 		return nil, fmt.Errorf("%w: %w", errUsage, err)
 	}
-	if n := fs.NArg(); n < least || most >= 0 && n > most {
+	plain = append(plain, fs.Args()...)
+	if n := len(plain); n < least || most >= 0 && n > most {
 		return nil, fmt.Errorf("%w: %d arguments", errUsage, n)
 	}
-	return fs.Args(), nil
+	return plain, nil
 }
 
 func usage(fs *flag.FlagSet) {

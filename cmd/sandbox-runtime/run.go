@@ -87,28 +87,18 @@ func forwardSignals(detach bool) forwarder {
 
 // wait waits for p's end, as shells count it: 128+N when it was killed by signal N.
 func (f forwarder) wait(p *runtime.Process, tty *terminal) (int, error) {
-	type end struct {
-		code int
-		err  error
-	}
-	ended := make(chan end, 1)
 	go func() {
-		code, err := p.Wait()
-		ended <- end{code, err}
-	}()
-	for {
-		select {
-		case e := <-ended:
-			tty.Drain()
-			return e.code, e.err
-		case s := <-f.signals:
+		for s := range f.signals {
 			if s == unix.SIGWINCH {
 				tty.Resize()
 				continue
 			}
-			if err := unix.Kill(p.PID, s.(unix.Signal)); err != nil && !errors.Is(err, unix.ESRCH) {
-				return 1, err
-			}
+			// It may have ended already: then there is nobody to tell.
+			_ = unix.Kill(p.PID, s.(unix.Signal))
 		}
-	}
+	}()
+	code, err := p.Wait()
+	signal.Stop(f.signals)
+	tty.Drain()
+	return code, err
 }

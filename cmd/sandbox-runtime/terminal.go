@@ -75,6 +75,9 @@ func (t *terminal) Connect() error {
 		return err
 	}
 	t.master = os.NewFile(uintptr(fds[0]), "/dev/ptmx")
+	if err := clearONLCR(fds[0]); err != nil {
+		return err
+	}
 	t.raw()
 	t.Resize()
 	go func() { _, _ = io.Copy(t.master, os.Stdin) }()
@@ -86,6 +89,17 @@ func (t *terminal) Connect() error {
 	return nil
 }
 
+// clearONLCR lets the container's terminal leave "\n" as it is: turning it into
+// "\r\n" is left to the caller's terminal, if that is what the output goes to.
+func clearONLCR(fd int) error {
+	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return fmt.Errorf("look at the container's terminal: %w", err)
+	}
+	t.Oflag &^= unix.ONLCR
+	return unix.IoctlSetTermios(fd, unix.TCSETS, t)
+}
+
 // raw leaves line editing and signals of the caller's terminal to the container's.
 func (t *terminal) raw() {
 	saved, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS)
@@ -94,7 +108,6 @@ func (t *terminal) raw() {
 	}
 	raw := *saved
 	raw.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	raw.Oflag &^= unix.OPOST
 	raw.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
 	raw.Cflag = raw.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0
