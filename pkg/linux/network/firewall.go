@@ -39,7 +39,7 @@ type rules interface {
 	// ensure makes the rules that all containers share, or repairs them.
 	ensure(trace *explain.Tracer) error
 	// intact is a cheap look whether someone has flushed the rules.
-	intact() (bool, error)
+	intact() bool
 	publish(owner string, ports []Forward, trace *explain.Tracer) error
 	unpublish(owner string, trace *explain.Tracer) error
 	owners() ([]string, error)
@@ -139,7 +139,7 @@ func (f *Firewall) Ensure(trace *explain.Tracer) error {
 // Intact is a cheap look whether the rules are still there: `nft flush
 // ruleset`, and services that reload the host's rules, take them away. For
 // iptables it would cost as much as Ensure, and says yes.
-func (f *Firewall) Intact() (bool, error) { return f.nat.intact() }
+func (f *Firewall) Intact() bool { return f.nat.intact() }
 
 // Publish forwards ports on behalf of owner, which Unpublish takes back. It
 // leaves out what NAT cannot do: loopback and IPv6 addresses of the host.

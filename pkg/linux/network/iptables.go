@@ -195,7 +195,7 @@ func (r *iptRules) fill(fresh map[string]bool, trace *explain.Tracer) error {
 	return nil
 }
 
-func (r *iptRules) intact() (bool, error) { return true, nil }
+func (r *iptRules) intact() bool { return true }
 
 func (r *iptRules) publish(owner string, ports []Forward, trace *explain.Tracer) error {
 	for _, p := range ports {

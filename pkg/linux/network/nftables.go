@@ -156,17 +156,25 @@ func (r *nftRules) ensure(trace *explain.Tracer) error {
 	return trace.Do(ev, func() error { return commit(c) })
 }
 
-func (r *nftRules) intact() (bool, error) {
+// intact asks for one chain. The library does not let the kernel's answer be
+// told from other errors, but ensure, which comes next, will meet them too.
+func (r *nftRules) intact() bool {
 	c, err := nftables.New()
 	if err != nil {
-		return false, err
+		return false
 	}
+	_, err = c.ListChain(r.table(Label), "postrouting")
+	return err == nil
+}
+
+// exists reports whether there is a chain for published ports.
+func (r *nftRules) exists(c *nftables.Conn) (bool, error) {
 	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
 	if err != nil {
 		return false, fmt.Errorf("list nftables chains: %w", err)
 	}
 	return slices.ContainsFunc(chains, func(ch *nftables.Chain) bool {
-		return ch.Table.Name == Label && ch.Name == "postrouting"
+		return ch.Table.Name == Label && ch.Name == publishChain
 	}), nil
 }
 
@@ -215,7 +223,7 @@ func dnat(p Forward) rule {
 
 // published lists the rules of published ports with their owners.
 func (r *nftRules) published(c *nftables.Conn) (map[string][]*nftables.Rule, error) {
-	if ok, err := r.intact(); err != nil || !ok {
+	if ok, err := r.exists(c); err != nil || !ok {
 		return nil, err
 	}
 	table := r.table(Label)

@@ -99,10 +99,8 @@ func (n *Network) ensureUp(ctx context.Context, trace *explain.Tracer) error {
 	n.mu.Lock()
 	firewall := n.firewall
 	n.mu.Unlock()
-	if firewall != nil {
-		if ok, err := firewall.Intact(); ok && err == nil {
-			return nil
-		}
+	if firewall != nil && firewall.Intact() {
+		return nil
 	}
 	return n.Up(ctx, trace)
 }

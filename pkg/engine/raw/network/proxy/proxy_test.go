@@ -308,6 +308,40 @@ func TestConflict(t *testing.T) {
 	listen(t, api.PortMapping{Protocol: "udp", HostPort: taken, ContainerPort: 80})
 }
 
+// BenchmarkTCP is how fast bytes pass.
+func BenchmarkTCP(b *testing.B) {
+	l, err := net.Listen("tcp4", container+":0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		io.Copy(io.Discard, c)
+		c.Close()
+	}()
+	p, err := Listen([]api.PortMapping{{Protocol: "tcp", ContainerPort: uint16(l.Addr().(*net.TCPAddr).Port)}}, container)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer p.Close()
+	c, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", p.Ports()[0].HostPort))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	chunk := make([]byte, 1<<20)
+	b.SetBytes(int64(len(chunk)))
+	for b.Loop() {
+		if _, err := c.Write(chunk); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func openFiles(t *testing.T) int {
 	t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
