@@ -171,6 +171,13 @@ var ipcSysctls = []string{
 	"kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced",
 }
 
+// sharedPID reports whether processes of the container survive its first one: those in
+// a new PID namespace do not.
+func sharedPID(spec *specs.Spec) bool {
+	ns := findNamespace(spec, specs.PIDNamespace)
+	return ns == nil || ns.Path != ""
+}
+
 // findNamespace returns the entry of the given type, or nil.
 func findNamespace(spec *specs.Spec, typ specs.LinuxNamespaceType) *specs.LinuxNamespace {
 	for i := range spec.Linux.Namespaces {

@@ -44,7 +44,8 @@ type record struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Hooks       *specs.Hooks      `json:"hooks,omitempty"`
 	HasProcess  bool              `json:"has_process"`
-	Ops         int               `json:"ops"` // length of the script
+	SharedPID   bool              `json:"shared_pid,omitempty"` // the PID namespace is not the container's own
+	Ops         int               `json:"ops"`                  // length of the script
 	// Tail are the operations that `start` lets run: their indexes, and how to tell of them.
 	Tail []tailOp `json:"tail"`
 }
@@ -120,7 +121,8 @@ func (r *Runtime) open(id string) (*container, error) {
 func (c *container) flock() error {
 	f, err := openFile(c.dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("container %s: %w", c.ID, errdefs.ErrNotFound)
+		// "does not exist" is how callers of runc know it
+		return fmt.Errorf("container %s does not exist: %w", c.ID, errdefs.ErrNotFound)
 	}
 	if err != nil {
 		return err

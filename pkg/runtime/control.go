@@ -50,13 +50,20 @@ func (r *Runtime) Stats(id string) (stats *cgroup.Stats, err error) {
 	return stats, err
 }
 
-// Processes returns the PIDs of the container's processes, in the caller's PID namespace.
-func (r *Runtime) Processes(id string) (pids []int, err error) {
-	err = r.withCgroup(id, "", func(_ *container, cg *cgroup.Cgroup) error {
-		pids, err = cg.PIDs(true)
-		return err
-	})
-	return pids, err
+// Processes returns the PIDs of the container's processes, in the caller's PID
+// namespace. A stopped container may still have some, where it shares a PID namespace.
+func (r *Runtime) Processes(id string) ([]int, error) {
+	c, err := r.open(id)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	cg, err := c.openCgroup()
+	if err != nil || cg == nil {
+		return nil, err
+	}
+	defer cg.Close()
+	return cg.PIDs(true)
 }
 
 // OpenCgroup opens the container's cgroup, which the caller must close.

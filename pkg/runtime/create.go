@@ -40,7 +40,7 @@ func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (*Proc
 	defer c.close()
 	c.record = record{
 		ID: id, Bundle: bundle, Rootfs: spec.Root.Path, Created: time.Now().UTC(),
-		Annotations: spec.Annotations, Hooks: spec.Hooks, HasProcess: spec.Process != nil,
+		Annotations: spec.Annotations, Hooks: spec.Hooks, HasProcess: spec.Process != nil, SharedPID: sharedPID(spec),
 	}
 
 	var undone undo.Stack
@@ -372,6 +372,7 @@ func (cr *creation) writeScript(b *builder, tree *os.File, host capSet, last int
 		b.quiet("exit", "", unix.SYS_EXIT_GROUP, script.Int(0))
 		return nil
 	}
+	p.Env = environ(p, func() []byte { return passwdIn(spec.Root.Path, spec.Mounts) })
 	b.loopback(&cr.ns)
 	if err := b.personality(); err != nil {
 		return err

@@ -41,7 +41,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, p *specs.Process, o ExecO
 	}
 	defer c.close()
 	if s := c.status(); s != specs.StateRunning && s != specs.StateCreated && (s != StatusPaused || !o.IgnorePaused) {
-		return nil, fmt.Errorf("container %s is %s: %w", id, s, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("cannot exec in container %s, which is %s: %w", id, s, errdefs.ErrFailedPrecondition)
 	}
 	spec, err := c.spec()
 	if err != nil {
@@ -102,7 +102,10 @@ func (c *container) initCgroup() (*cgroup.Cgroup, error) {
 }
 
 func (cr *creation) exec(ctx context.Context, program string, o ExecOptions) (*Process, error) {
-	p := cr.spec.Process
+	further := *cr.spec.Process
+	p := &further
+	p.Env = environ(p, func() []byte { return passwdIn("/proc/"+strconv.Itoa(cr.PID)+"/root", nil) })
+	cr.spec.Process = p
 	host, last := hostCapabilities()
 	var filter *seccomp.Filter
 	if s := cr.spec.Linux.Seccomp; s != nil {

@@ -37,12 +37,36 @@ func (r *Runtime) Spec(id string) (*specs.Spec, error) {
 	return c.spec()
 }
 
-// Listed is one row of List.
+// Listed is what is told of a container: specs.State and more, in the form that
+// callers of runc parse. PID is 0 for a stopped container.
 type Listed struct {
-	specs.State
-	Rootfs  string    `json:"rootfs"`
-	Created time.Time `json:"created"`
-	Owner   string    `json:"owner"`
+	Version     string               `json:"ociVersion"`
+	ID          string               `json:"id"`
+	PID         int                  `json:"pid"`
+	Status      specs.ContainerState `json:"status"`
+	Bundle      string               `json:"bundle"`
+	Rootfs      string               `json:"rootfs"`
+	Created     time.Time            `json:"created"`
+	Annotations map[string]string    `json:"annotations,omitempty"`
+	Owner       string               `json:"owner"`
+}
+
+func (c *container) listed() Listed {
+	s := c.state(c.status())
+	return Listed{
+		Version: s.Version, ID: c.ID, PID: s.Pid, Status: s.Status, Bundle: c.Bundle,
+		Rootfs: c.Rootfs, Created: c.Created, Annotations: c.Annotations, Owner: "root",
+	}
+}
+
+// Listed tells of one container.
+func (r *Runtime) Listed(id string) (Listed, error) {
+	c, err := r.open(id)
+	if err != nil {
+		return Listed{}, err
+	}
+	defer c.close()
+	return c.listed(), nil
 }
 
 // List returns all containers below Root, by ID.
@@ -66,7 +90,7 @@ func (r *Runtime) List() ([]Listed, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, Listed{State: *c.state(c.status()), Rootfs: c.Rootfs, Created: c.Created, Owner: "root"})
+		list = append(list, c.listed())
 		c.close()
 	}
 	return list, nil
@@ -162,7 +186,8 @@ func (r *Runtime) tail(c *container) error {
 }
 
 // Kill sends a signal to the container's first process or, with all, to every
-// process in its cgroup.
+// process in its cgroup. SIGKILL goes to all also where the first process's end would
+// not be theirs: in a PID namespace that is not the container's own.
 func (r *Runtime) Kill(id string, sig unix.Signal, all bool) error {
 	c, err := r.open(id)
 	if err != nil {
@@ -170,11 +195,11 @@ func (r *Runtime) Kill(id string, sig unix.Signal, all bool) error {
 	}
 	defer c.close()
 	status := c.status()
-	if all {
+	if all || c.SharedPID && sig == unix.SIGKILL {
 		return r.killAll(c, sig)
 	}
 	if status == specs.StateStopped {
-		return fmt.Errorf("container %s is not running: %w", id, errdefs.ErrFailedPrecondition)
+		return c.notRunning()
 	}
 	ev := explain.Event{Op: "kill", Target: fmt.Sprint(c.PID), Value: unix.SignalName(sig)}
 	if err := r.Trace.Do(ev, func() error { return c.signal(sig) }); err != nil {
@@ -186,6 +211,12 @@ func (r *Runtime) Kill(id string, sig unix.Signal, all bool) error {
 	return nil
 }
 
+// notRunning has the words by which callers of runc know that there is nothing
+// left to kill.
+func (c *container) notRunning() error {
+	return fmt.Errorf("container %s: container not running: %w", c.ID, errdefs.ErrFailedPrecondition)
+}
+
 // signal sends sig to the first process, by a pidfd that is proved to be it:
 // its PID may have been given to another one.
 func (c *container) signal(sig unix.Signal) error {
@@ -195,7 +226,7 @@ func (c *container) signal(sig unix.Signal) error {
 	}
 	defer unix.Close(fd)
 	if start, _, err := processStat(c.PID); err != nil || start != c.StartTime {
-		return fmt.Errorf("container %s is not running: %w", c.ID, errdefs.ErrFailedPrecondition)
+		return c.notRunning()
 	}
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil {
 		return fmt.Errorf("signal process %d: %w", c.PID, err)

@@ -1,0 +1,157 @@
+package runtime
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// These tests are about what callers of runc rely on without the runtime-spec
+// saying so.
+
+func TestEnviron(tt *testing.T) {
+	const passwd = "root:x:0:0:root:/root:/bin/sh\nbad\nu:x:1000:1000::/home/u:/bin/sh\nempty:x:7:7:::\n"
+	for _, c := range []struct {
+		uid       uint32
+		env, want []string
+	}{
+		{0, []string{"A=1", "HOME=/x"}, []string{"A=1", "HOME=/x"}},
+		{0, nil, []string{"HOME=/root"}},
+		{1000, []string{"HOME="}, []string{"HOME=/home/u"}},
+		{1001, []string{"HOME=/x", "HOME="}, []string{"HOME=/"}},
+		{7, nil, []string{"HOME=/"}},
+		{0, []string{"A=1", "B=2", "A=3", "HOME=/x"}, []string{"B=2", "A=3", "HOME=/x"}},
+	} {
+		p := &specs.Process{User: specs.User{UID: c.uid}, Env: c.env}
+		if got := environ(p, func() []byte { return []byte(passwd) }); !slices.Equal(got, c.want) {
+			tt.Errorf("%q: %q, want %q", c.env, got, c.want)
+		}
+	}
+}
+
+// The image's /etc/passwd is read as the container would: a symlink in it does not
+// lead to the host's, and a FIFO blocks nobody.
+func TestHostilePasswd(tt *testing.T) {
+	t := newTestbed(tt)
+	file := filepath.Join(t.bundle, "rootfs/etc/passwd")
+	outside := filepath.Join(t.bundle, "outside")
+	if err := os.WriteFile(outside, []byte("root:x:0:0::/leaked:\n"), 0o644); err != nil { //nolint:gosec // a passwd
+		tt.Fatal(err)
+	}
+	home := func(want string) {
+		tt.Helper()
+		if got := t.sh("echo $HOME"); !slices.Equal(got, []string{want}) {
+			tt.Errorf("HOME %q, want %s", got, want)
+		}
+	}
+	home("/")
+	if err := os.Symlink("../../outside", file); err != nil {
+		tt.Fatal(err)
+	}
+	home("/")
+	_ = os.Remove(file)
+	if err := unix.Mkfifo(file, 0o644); err != nil {
+		tt.Fatal(err)
+	}
+	home("/")
+	_ = os.Remove(file)
+	if err := os.WriteFile(file, []byte("root:x:0:0::/its/own:\n"), 0o644); err != nil { //nolint:gosec // a passwd
+		tt.Fatal(err)
+	}
+	home("/its/own")
+	t.spec.Mounts = append(t.spec.Mounts, specs.Mount{Destination: "/etc/passwd", Type: "bind", Source: outside, Options: []string{"bind"}})
+	home("/leaked")
+}
+
+// In a PID namespace that is not its own, a container's other processes do not end
+// with its first one: to kill it is to kill them too.
+func TestKillInSharedPIDNamespace(tt *testing.T) {
+	t := newTestbed(tt)
+	t.spec.Linux.Namespaces = slices.DeleteFunc(t.spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.PIDNamespace })
+	t.spec.Process.Args = []string{"sh", "-c", "sleep 1000 & sleep 1001 & wait"}
+	id, p, err := t.create(IO{})
+	if err != nil {
+		tt.Fatal(err)
+	}
+	if err := t.r.Start(context.Background(), id); err != nil {
+		tt.Fatal(err)
+	}
+	processes := func(want int) {
+		tt.Helper()
+		var pids []int
+		for range 200 {
+			if pids, err = t.r.Processes(id); err == nil && len(pids) == want {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		tt.Fatalf("processes %v %v, want %d", pids, err, want)
+	}
+	processes(3)
+	if err := unix.Kill(p.PID, unix.SIGKILL); err != nil {
+		tt.Fatal(err)
+	}
+	if _, err := p.Wait(); err != nil {
+		tt.Fatal(err)
+	}
+	processes(2) // without their parent, in a container that is stopped
+	if err := t.r.Kill(id, unix.SIGTERM, false); err == nil || !strings.Contains(err.Error(), "container not running") {
+		tt.Errorf("kill TERM: %v", err)
+	}
+	if err := t.r.Kill(id, unix.SIGKILL, false); err != nil {
+		tt.Fatal(err)
+	}
+	processes(0)
+}
+
+// When the first process has moved below the container's cgroup, which now
+// delegates controllers, further processes go to where it is.
+func TestExecFollowsFirstProcess(tt *testing.T) {
+	t := newTestbed(tt)
+	t.spec.Mounts[6].Options = []string{"rw"}
+	limit := int64(100)
+	t.spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: &limit}
+	t.spec.Process.Args = []string{"sh", "-c", "mkdir /sys/fs/cgroup/below && echo 1 >/sys/fs/cgroup/below/cgroup.procs && " +
+		"echo +pids >/sys/fs/cgroup/cgroup.subtree_control; exec sleep 1000"}
+	id, p, err := t.create(IO{})
+	if err != nil {
+		tt.Fatal(err)
+	}
+	if err := t.r.Start(context.Background(), id); err != nil {
+		tt.Fatal(err)
+	}
+	for range 500 {
+		if b, _ := os.ReadFile("/proc/" + strconv.Itoa(p.PID) + "/comm"); string(b) == "sleep\n" {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	further := *t.spec.Process
+	further.Args = []string{"sleep", "1000"}
+	proc, err := t.r.Exec(context.Background(), id, &further, ExecOptions{})
+	if err != nil {
+		tt.Fatal(err)
+	}
+	defer func() { _ = killAndReap(proc.PID) }()
+	cgroupOf := func(pid int) string {
+		out, err := exec.Command("sed", "-n", "s/^0:://p", "/proc/"+strconv.Itoa(pid)+"/cgroup").Output()
+		if err != nil {
+			tt.Fatal(err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	// Without the controller in cgroup v2 the container's own takes it.
+	first := cgroupOf(p.PID)
+	if got := cgroupOf(proc.PID); got != first && (os.Getenv("SANDBOX_VM") != "" || got+"/below" != first) {
+		tt.Errorf("first process in %s, further one in %s", first, got)
+	}
+}
