@@ -54,6 +54,8 @@ type Mount struct {
 	Source  string   `json:"source,omitempty"`
 	Target  string   `json:"target"`
 	Options []string `json:"options,omitempty"` // ro, rw, rshared, size=64m, …
+	// CreateSource makes a bind's missing source, as a folder: -v, not --mount.
+	CreateSource bool `json:"create_source,omitempty"`
 }
 
 // Ulimit is one --ulimit NAME=SOFT[:HARD].

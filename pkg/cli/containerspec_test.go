@@ -35,7 +35,7 @@ func TestBuildRequest(t *testing.T) {
 			Env:     []string{"A=1", "B=two words", "HOME=/home/u", `Q="quoted"`, "E=", "A=1", "HOME=/home/u"},
 			WorkDir: "/srv", User: "1000:1000", Hostname: "host1", Labels: map[string]string{"x": "1", "y": ""},
 			TTY: true, OpenStdin: true, Init: true, AutoRemove: true, ReadOnly: true, StopTimeout: &three, OOMScoreAdj: &minus5,
-			Mounts:  []api.Mount{{Type: "bind", Source: "/a", Target: "/b", Options: []string{"rbind", "ro"}}, {Type: "tmpfs", Source: "tmpfs", Target: "/tmp", Options: []string{"size=1m"}}},
+			Mounts:  []api.Mount{{Type: "bind", Source: "/a", Target: "/b", Options: []string{"rbind", "ro"}, CreateSource: true}, {Type: "tmpfs", Source: "tmpfs", Target: "/tmp", Options: []string{"size=1m"}}},
 			CapDrop: []string{"ALL"}, CapAdd: []string{"CAP_NET_RAW"}, SecurityOpt: []string{"no-new-privileges=true"},
 			Ulimits: []api.Ulimit{{Name: "nofile", Soft: 10, Hard: 20}}, Sysctls: map[string]string{"net.core.somaxconn": "1"},
 			Resources: api.Resources{Memory: 32 << 20, MemorySwap: 128 << 20, NanoCPUs: 5e8, PidsLimit: 20},

@@ -31,7 +31,7 @@ func parseVolume(s, cwd string) (api.Mount, error) {
 	if !filepath.IsAbs(source) {
 		return api.Mount{}, fmt.Errorf("%q is not a path (named volumes are not in this version)", source)
 	}
-	m := api.Mount{Type: "bind", Source: filepath.Clean(source), Options: []string{"rbind"}}
+	m := api.Mount{Type: "bind", Source: filepath.Clean(source), Options: []string{"rbind"}, CreateSource: true}
 	var err error
 	if m.Target, err = mountTarget(target); err != nil {
 		return m, err

@@ -12,15 +12,15 @@ import (
 func TestVolumes(t *testing.T) {
 	parse := func(s string) (api.Mount, error) { return parseVolume(s, "/home/u") }
 	check(t, "volume", parse, `
-		/a:/b                  -> {bind /a /b [rbind rw]}
-		/a:/b:ro               -> {bind /a /b [rbind ro]}
-		/a/../c/:/b/           -> {bind /c /b [rbind rw]}
-		./x:/b                 -> {bind /home/u/x /b [rbind rw]}
-		.:/b                   -> {bind /home/u /b [rbind rw]}
-		../x:/b                -> {bind /home/x /b [rbind rw]}
-		/a:/b:ro,rshared       -> {bind /a /b [rbind ro rshared]}
-		/a:/b:rslave           -> {bind /a /b [rbind rw rslave]}
-		/a:/b:cached           -> {bind /a /b [rbind rw]}
+		/a:/b                  -> {bind /a /b [rbind rw] true}
+		/a:/b:ro               -> {bind /a /b [rbind ro] true}
+		/a/../c/:/b/           -> {bind /c /b [rbind rw] true}
+		./x:/b                 -> {bind /home/u/x /b [rbind rw] true}
+		.:/b                   -> {bind /home/u /b [rbind rw] true}
+		../x:/b                -> {bind /home/x /b [rbind rw] true}
+		/a:/b:ro,rshared       -> {bind /a /b [rbind ro rshared] true}
+		/a:/b:rslave           -> {bind /a /b [rbind rw rslave] true}
+		/a:/b:cached           -> {bind /a /b [rbind rw] true}
 		/a                     -> ! anonymous volumes
 		data:/b                -> ! named volumes
 		:/b                    -> ! the source is empty
@@ -38,10 +38,10 @@ func TestVolumes(t *testing.T) {
 
 func TestTmpfs(t *testing.T) {
 	check(t, "tmpfs", parseTmpfs, `
-		/tmp                          -> {tmpfs tmpfs /tmp []}
-		/tmp:size=64m,mode=1777       -> {tmpfs tmpfs /tmp [size=64m mode=1777]}
-		/run:rw,noexec,nosuid,size=50% -> {tmpfs tmpfs /run [rw noexec nosuid size=50%]}
-		/tmp:nr_inodes=1k             -> {tmpfs tmpfs /tmp [nr_inodes=1k]}
+		/tmp                          -> {tmpfs tmpfs /tmp [] false}
+		/tmp:size=64m,mode=1777       -> {tmpfs tmpfs /tmp [size=64m mode=1777] false}
+		/run:rw,noexec,nosuid,size=50% -> {tmpfs tmpfs /run [rw noexec nosuid size=50%] false}
+		/tmp:nr_inodes=1k             -> {tmpfs tmpfs /tmp [nr_inodes=1k] false}
 		/tmp:                         -> ! unknown option ""
 		/tmp:size=big                 -> ! neither a size nor
 		/tmp:size=101%                -> ! neither a size nor
@@ -58,18 +58,18 @@ func TestTmpfs(t *testing.T) {
 func TestMounts(t *testing.T) {
 	parse := func(s string) (api.Mount, error) { return parseMount(s, "/home/u") }
 	check(t, "mount", parse, `
-		type=bind,source=/a,target=/b                 -> {bind /a /b [rbind rw]}
-		type=bind,src=/a,dst=/b,readonly              -> {bind /a /b [rbind ro]}
-		type=bind,src=/a,destination=/b,ro=true       -> {bind /a /b [rbind ro]}
-		type=bind,src=/a,dst=/b,readonly=false        -> {bind /a /b [rbind rw]}
-		type=bind,src=x,dst=/b                        -> {bind /home/u/x /b [rbind rw]}
-		type=bind,src=/a,dst=/b,bind-propagation=rshared -> {bind /a /b [rbind rw rshared]}
-		type=bind,src=/a,dst=/b,bind-nonrecursive     -> {bind /a /b [bind rw]}
-		TYPE=BIND,src=/a,dst=/b                       -> {bind /a /b [rbind rw]}
-		type=bind,"src=/a,b",dst=/b                   -> {bind /a,b /b [rbind rw]}
-		type=tmpfs,target=/t                          -> {tmpfs tmpfs /t []}
-		type=tmpfs,dst=/t,tmpfs-size=64m,tmpfs-mode=1770 -> {tmpfs tmpfs /t [size=64m mode=1770]}
-		type=tmpfs,dst=/t,ro                          -> {tmpfs tmpfs /t [ro]}
+		type=bind,source=/a,target=/b                 -> {bind /a /b [rbind rw] false}
+		type=bind,src=/a,dst=/b,readonly              -> {bind /a /b [rbind ro] false}
+		type=bind,src=/a,destination=/b,ro=true       -> {bind /a /b [rbind ro] false}
+		type=bind,src=/a,dst=/b,readonly=false        -> {bind /a /b [rbind rw] false}
+		type=bind,src=x,dst=/b                        -> {bind /home/u/x /b [rbind rw] false}
+		type=bind,src=/a,dst=/b,bind-propagation=rshared -> {bind /a /b [rbind rw rshared] false}
+		type=bind,src=/a,dst=/b,bind-nonrecursive     -> {bind /a /b [bind rw] false}
+		TYPE=BIND,src=/a,dst=/b                       -> {bind /a /b [rbind rw] false}
+		type=bind,"src=/a,b",dst=/b                   -> {bind /a,b /b [rbind rw] false}
+		type=tmpfs,target=/t                          -> {tmpfs tmpfs /t [] false}
+		type=tmpfs,dst=/t,tmpfs-size=64m,tmpfs-mode=1770 -> {tmpfs tmpfs /t [size=64m mode=1770] false}
+		type=tmpfs,dst=/t,ro                          -> {tmpfs tmpfs /t [ro] false}
 		type=volume,source=v,target=/b                -> ! named volumes
 		source=/a,target=/b                           -> ! type=bind or
 		type=bind,target=/b                           -> ! needs source

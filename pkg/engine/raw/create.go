@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -86,6 +87,9 @@ func (cr *creation) run(ctx context.Context) error {
 	}
 	// From here on everything is found by the ID.
 	cr.undo.Push(func(ctx context.Context) error { return cr.destroy(ctx, cr.c.id()) })
+	if err := cr.createSources(); err != nil {
+		return err
+	}
 
 	var err error
 	if cr.conn, err = cr.startShim(cr.c, cr.trace); err != nil {
@@ -121,6 +125,23 @@ func (cr *creation) run(ctx context.Context) error {
 		return err
 	}
 	cr.watchShim(cr.c)
+	return nil
+}
+
+// createSources makes the folders that -v names and that are not there. They
+// are the user's: nobody takes them back.
+func (cr *creation) createSources() error {
+	for _, m := range cr.c.rec.Spec.Mounts {
+		if m.Type != "bind" || !m.CreateSource {
+			continue
+		}
+		if _, err := os.Stat(m.Source); !errors.Is(err, fs.ErrNotExist) {
+			continue // there, or not to be had: the mount will tell
+		}
+		if err := os.MkdirAll(m.Source, 0o755); err != nil {
+			return fmt.Errorf("make the source of the mount %s: %w", m.Target, err)
+		}
+	}
 	return nil
 }
 
