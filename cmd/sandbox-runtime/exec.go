@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -144,6 +145,11 @@ func (e *execFlags) specProcess(r *runtime.Runtime, id string, command []string)
 		}
 		for _, set := range []*[]string{&c.Bounding, &c.Effective, &c.Permitted} {
 			*set = append(*set, e.caps...)
+		}
+		for _, name := range e.caps {
+			if slices.Contains(c.Inheritable, name) {
+				c.Ambient = append(c.Ambient, name)
+			}
 		}
 	}
 	return p, e.setUser(p)

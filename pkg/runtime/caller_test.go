@@ -155,3 +155,29 @@ func TestExecFollowsFirstProcess(tt *testing.T) {
 		tt.Errorf("first process in %s, further one in %s", first, got)
 	}
 }
+
+// A tmpfs has the mode of the folder that it hides, unless it is told another.
+func TestTmpfsMode(tt *testing.T) {
+	t := newTestbed(tt)
+	if err := os.Chmod(filepath.Join(t.bundle, "rootfs/tmp"), 0o750|os.ModeSticky); err != nil { //nolint:gosec // a test's
+		tt.Fatal(err)
+	}
+	tmpfs := func(dir string, options ...string) {
+		t.spec.Mounts = append(t.spec.Mounts, specs.Mount{Destination: dir, Type: "tmpfs", Source: "tmpfs", Options: options})
+	}
+	tmpfs("/tmp")
+	tmpfs("/new")
+	tmpfs("/root", "mode=0700", "ro")
+	if got, want := t.sh("stat -c %a /tmp /new /root"), []string{"1750", "1777", "700"}; !slices.Equal(got, want) {
+		tt.Errorf("modes %q, want %q", got, want)
+	}
+}
+
+// A read-only /dev still gets its devices.
+func TestReadonlyDev(tt *testing.T) {
+	t := newTestbed(tt)
+	t.spec.Mounts[1].Options = append(t.spec.Mounts[1].Options, "ro")
+	if got := t.sh("test -c /dev/null && touch /dev/x 2>&1 || echo refused"); !strings.Contains(strings.Join(got, ""), "Read-only") {
+		tt.Errorf("%q", got)
+	}
+}

@@ -93,6 +93,7 @@ func validate(spec *specs.Spec) error {
 		validateMappings(spec, user),
 		validateProcess(spec.Process),
 		validateSysctls(spec, seen),
+		validateNotify(spec.Linux.Seccomp),
 	)
 }
 
@@ -134,6 +135,31 @@ func validateProcess(p *specs.Process) error {
 		}
 		if r.Soft > r.Hard {
 			return fmt.Errorf("process.rlimits: %s: soft limit %d is above hard limit %d", r.Type, r.Soft, r.Hard)
+		}
+	}
+	return nil
+}
+
+// validateNotify refuses to ask the seccomp agent about calls by which the first
+// process hands it the descriptor to answer with: both would wait for ever.
+func validateNotify(s *specs.LinuxSeccomp) error {
+	if s == nil {
+		return nil
+	}
+	if s.DefaultAction == specs.ActNotify {
+		return errors.New("linux.seccomp.defaultAction cannot be SCMP_ACT_NOTIFY")
+	}
+	for _, rule := range s.Syscalls {
+		if rule.Action != specs.ActNotify {
+			continue
+		}
+		if s.ListenerPath == "" {
+			return errors.New("linux.seccomp.listenerPath is missing: there are calls with SCMP_ACT_NOTIFY")
+		}
+		for _, name := range rule.Names {
+			if name == "write" || name == "sendmsg" {
+				return fmt.Errorf("linux.seccomp.syscalls: SCMP_ACT_NOTIFY cannot be used for %s", name)
+			}
 		}
 	}
 	return nil

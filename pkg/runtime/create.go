@@ -321,7 +321,8 @@ func (cr *creation) writeScript(b *builder, tree *os.File, host capSet, last int
 		if cr.cg != nil {
 			cgroupDir = cr.cg.Path()
 		}
-		if err := b.mounts(&cr.ns, cr.Bundle, cgroupDir); err != nil {
+		late, err := b.mounts(&cr.ns, cr.Bundle, cgroupDir)
+		if err != nil {
 			return err
 		}
 		if err := b.devices(); err != nil {
@@ -334,6 +335,9 @@ func (cr *creation) writeScript(b *builder, tree *os.File, host capSet, last int
 			s := b.terminal(cr.options.IO.Console)
 			b.console(s)
 			slave = &s
+		}
+		for _, f := range late {
+			f()
 		}
 	} else {
 		if len(spec.Mounts)+len(spec.Linux.MaskedPaths)+len(spec.Linux.ReadonlyPaths) > 0 || spec.Root.Readonly {

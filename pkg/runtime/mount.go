@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -178,23 +179,20 @@ func (b *builder) makeFile(dir script.Arg, name, target string) {
 }
 
 // mounts appends config.json's mounts, in order (config.md: "The runtime MUST
-// mount entries in the listed order").
-func (b *builder) mounts(ns *nsPlan, bundle, cgroup string) error {
-	var late []func() // what must wait until everything is mounted
+// mount entries in the listed order"). It returns what must wait until nothing more
+// has to be made in them.
+func (b *builder) mounts(ns *nsPlan, bundle, cgroup string) (late []func(), err error) {
 	for i := range b.spec.Mounts {
 		m := &b.spec.Mounts[i]
 		o, err := parseMountOptions(m.Options)
 		if err != nil {
-			return fmt.Errorf("mounts[%d] (%s): %w", i, m.Destination, err)
+			return nil, fmt.Errorf("mounts[%d] (%s): %w", i, m.Destination, err)
 		}
 		if err := b.mount(m, &o, ns, bundle, cgroup, &late); err != nil {
-			return fmt.Errorf("mounts[%d] (%s): %w", i, m.Destination, err)
+			return nil, fmt.Errorf("mounts[%d] (%s): %w", i, m.Destination, err)
 		}
 	}
-	for _, f := range late {
-		f()
-	}
-	return nil
+	return late, nil
 }
 
 func (b *builder) mount(m *specs.Mount, o *mountOptions, ns *nsPlan, bundle, cgroup string, late *[]func()) error {
@@ -258,6 +256,9 @@ func (b *builder) mount(m *specs.Mount, o *mountOptions, ns *nsPlan, bundle, cgr
 			})
 		}
 		mnt = b.fsmount(m.Type, m.Source, o.superblock, o.data, attr, source, why).Get()
+		if m.Type == "tmpfs" && !slices.ContainsFunc(o.data, func(d string) bool { return strings.HasPrefix(d, "mode=") }) {
+			b.likeBefore(mnt, m.Destination)
+		}
 	}
 
 	resolve := uint64(0)
@@ -277,6 +278,22 @@ func (b *builder) mount(m *specs.Mount, o *mountOptions, ns *nsPlan, bundle, cgr
 	b.closeFD(target.Get())
 	b.closeFD(mnt)
 	return nil
+}
+
+// likeBefore appends giving the root of the new mount mnt the mode of the folder that
+// it is going to hide, if there is one: a tmpfs over /run is not everybody's.
+func (b *builder) likeBefore(mnt script.Arg, target string) {
+	const modeAt = 28                                       // stx_mask … stx_gid come before stx_mode
+	statx := make([]byte, 256)                              // struct statx
+	statx[modeAt], statx[modeAt+1] = 0o1777&0xff, 0o1777>>8 // tmpfs's own default
+	memory := b.Bytes(statx)
+	absent := b.NewLabel()
+	fd := b.resolve(target, absent)
+	b.quiet("statx", target, unix.SYS_STATX, fd.Get(), b.String(""), script.Int(unix.AT_EMPTY_PATH), script.Int(unix.STATX_MODE), memory)
+	b.closeFD(fd.Get())
+	b.Place(absent)
+	// fchmodat takes 16 bits of the eight bytes, without the file's type.
+	b.quiet("chmod", target, unix.SYS_FCHMODAT, mnt, b.String("."), b.VarIn(memory, modeAt).Get())
 }
 
 // bindSource appends a detached copy of src's mount with the wanted attributes.

@@ -356,15 +356,10 @@ func (b *builder) console(slave script.Var) {
 func (b *builder) sendFD(socket int, fd script.Var, name string) {
 	text := b.String(name)
 	iov := b.Words(b.Addr(text), uint64(len(name)))
-	// struct cmsghdr {20, SOL_SOCKET, SCM_RIGHTS} and an int, which a dup
-	// stores there
+	// struct cmsghdr {20, SOL_SOCKET, SCM_RIGHTS} and an int
 	control := b.Words(20, unix.SOL_SOCKET|unix.SCM_RIGHTS<<32, 0)
 	sent := b.VarIn(control, 16)
-	b.Do(script.Op{
-		Nr: unix.SYS_FCNTL, Args: []script.Arg{fd.Get(), script.Int(unix.F_DUPFD_CLOEXEC), script.Int(0)}, Out: sent,
-		Event: explain.Event{Op: "dup", Target: name}, Plumbing: true,
-	})
+	b.Do(script.Op{Nr: script.NoCall, Args: []script.Arg{fd.Get()}, Out: sent, Plumbing: true})
 	msg := b.Words(0, 0, b.Addr(iov), 1, b.Addr(control), 24, 0)
 	b.quiet("send", name, unix.SYS_SENDMSG, script.Int(socket), msg, script.Int(unix.MSG_NOSIGNAL))
-	b.closeFD(sent.Get())
 }
