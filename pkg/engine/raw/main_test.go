@@ -81,12 +81,15 @@ type testHost struct {
 	parent string // cgroup
 }
 
-func newHost(t testing.TB) testHost {
+func newHost(t testing.TB) testHost { return newHostBelow(t, "") }
+
+// newHostBelow is newHost with its files below dir, "" being the usual place.
+func newHostBelow(t testing.TB, dir string) testHost {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	dir, err := os.MkdirTemp("", "sbt-raw-")
+	dir, err := os.MkdirTemp(dir, "sbt-raw-")
 	if err != nil {
 		t.Fatal(err)
 	}

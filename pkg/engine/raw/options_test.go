@@ -17,7 +17,13 @@ import (
 )
 
 func TestUserNamespace(t *testing.T) {
-	e, h := newEngine(t)
+	dir := ""
+	if os.Getenv("SANDBOX_VM") != "" {
+		dir = "/mnt/disk" // the tmpfs of its kernel has no ID-mapped mounts
+	}
+	h := newHostBelow(t, dir)
+	e := h.open(t)
+	defer purge(t, e)
 	var started [2]api.Container
 	for i := range started {
 		started[i] = launch(t, e, api.ContainerSpec{
