@@ -46,6 +46,8 @@ func ownTerminal(io *runtime.IO, detach bool) (*terminal, error) {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
 	t.socket, io.Console = os.NewFile(uintptr(fds[0]), "console"), os.NewFile(uintptr(fds[1]), "console")
+	// Left to the caller's terminal, if that is what the output goes to.
+	io.KeepNewlines = true
 	return t, nil
 }
 
@@ -75,9 +77,6 @@ func (t *terminal) Connect() error {
 		return err
 	}
 	t.master = os.NewFile(uintptr(fds[0]), "/dev/ptmx")
-	if err := clearONLCR(fds[0]); err != nil {
-		return err
-	}
 	t.raw()
 	t.Resize()
 	go func() { _, _ = io.Copy(t.master, os.Stdin) }()
@@ -87,17 +86,6 @@ func (t *terminal) Connect() error {
 		_, _ = io.Copy(os.Stdout, t.master) // ends with EIO when the last slave is closed
 	}()
 	return nil
-}
-
-// clearONLCR lets the container's terminal leave "\n" as it is: turning it into
-// "\r\n" is left to the caller's terminal, if that is what the output goes to.
-func clearONLCR(fd int) error {
-	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	if err != nil {
-		return fmt.Errorf("look at the container's terminal: %w", err)
-	}
-	t.Oflag &^= unix.ONLCR
-	return unix.IoctlSetTermios(fd, unix.TCSETS, t)
 }
 
 // raw leaves line editing and signals of the caller's terminal to the container's.

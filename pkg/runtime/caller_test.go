@@ -181,3 +181,48 @@ func TestReadonlyDev(tt *testing.T) {
 		tt.Errorf("%q", got)
 	}
 }
+
+// Many an image has /etc/resolv.conf as a symlink to what does not exist before it runs.
+func TestMountOnDanglingSymlink(tt *testing.T) {
+	t := newTestbed(tt)
+	rootfs := filepath.Join(t.bundle, "rootfs")
+	for link, target := range map[string]string{
+		"etc/resolv.conf": "../run/systemd/resolve/stub-resolv.conf",
+		"etc/up":          "../../../../../../../../outside/file",
+		"data":            "/vol/data",
+	} {
+		if err := os.Symlink(target, filepath.Join(rootfs, link)); err != nil {
+			tt.Fatal(err)
+		}
+	}
+	source := filepath.Join(t.bundle, "source")
+	if err := os.WriteFile(source, []byte("found\n"), 0o644); err != nil { //nolint:gosec // for all
+		tt.Fatal(err)
+	}
+	for _, dest := range []string{"/etc/resolv.conf", "/etc/up", "/data/sub/file"} {
+		t.spec.Mounts = append(t.spec.Mounts, specs.Mount{Destination: dest, Type: "bind", Source: source, Options: []string{"bind"}})
+	}
+	got := t.sh("cat /run/systemd/resolve/stub-resolv.conf /outside/file /vol/data/sub/file")
+	if !slices.Equal(got, []string{"found", "found", "found"}) {
+		tt.Errorf("%q", got)
+	}
+	if _, err := os.Lstat("/outside"); err == nil {
+		tt.Error("something was made outside of the root file system")
+	}
+}
+
+// A cgroup with processes is not taken: they would be killed with the container.
+func TestCgroupInUse(tt *testing.T) {
+	t := newTestbed(tt)
+	t.spec.Linux.CgroupsPath = "/sbt-in-use-" + strconv.Itoa(os.Getpid())
+	if _, _, err := t.create(IO{}); err != nil {
+		tt.Fatal(err)
+	}
+	id, _, err := t.create(IO{})
+	if err == nil || !strings.Contains(err.Error(), "there are processes in cgroup") {
+		tt.Fatalf("second container in the cgroup: %v", err)
+	}
+	if _, err := t.r.State(id); err == nil {
+		tt.Error("the second container exists")
+	}
+}

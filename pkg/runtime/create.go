@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -154,6 +155,12 @@ func (cr *creation) makeCgroup() (err error) {
 	if cr.cg, err = cgroup.Create(cr.CgroupRoot, cr.Cgroup, cgroup.Needed(res), cr.Trace); err != nil {
 		return err
 	}
+	if !cr.cg.Fresh() {
+		if err := unused(cr.cg); err != nil {
+			_ = cr.cg.Close()
+			return err
+		}
+	}
 	cr.undo.Push(func(ctx context.Context) error {
 		again, err := cgroup.Open(cr.CgroupRoot, cr.Cgroup)
 		if err != nil {
@@ -165,6 +172,27 @@ func (cr *creation) makeCgroup() (err error) {
 	warnings, err := cr.cg.Apply(res, cr.Trace)
 	cr.warn(warnings...)
 	return err
+}
+
+// unused refuses a cgroup that was there already if somebody lives in it, whom the
+// container's limits would meet and its deletion would kill; or if it is frozen, as the
+// first process would be.
+func unused(cg *cgroup.Cgroup) error {
+	populated, err := cg.Populated()
+	if err != nil {
+		return err
+	}
+	frozen, err := cg.Frozen()
+	if err != nil {
+		return err
+	}
+	switch {
+	case populated:
+		return fmt.Errorf("linux.cgroupsPath: there are processes in cgroup %s: %w", cg.Name(), errdefs.ErrAlreadyExists)
+	case frozen:
+		return fmt.Errorf("linux.cgroupsPath: cgroup %s is frozen: %w", cg.Name(), errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 // restrictDevices is done when the first process exists already, which has its
@@ -332,7 +360,7 @@ func (cr *creation) writeScript(b *builder, tree *os.File, host capSet, last int
 			if cr.options.IO.Console == nil {
 				return errors.New("process.terminal is set, but there is no console socket to send the terminal to")
 			}
-			s := b.terminal(cr.options.IO.Console)
+			s := b.terminal(&cr.options.IO)
 			b.console(s)
 			slave = &s
 		}

@@ -151,7 +151,7 @@ func (cr *creation) exec(ctx context.Context, program string, o ExecOptions) (*P
 		if o.IO.Console == nil {
 			return nil, errors.New("process.terminal is set, but there is no console socket to send the terminal to")
 		}
-		s := b.terminal(o.IO.Console)
+		s := b.terminal(&o.IO)
 		slave = &s
 	}
 	if err := b.personality(); err != nil {

@@ -267,7 +267,11 @@ func (b *builder) mount(m *specs.Mount, o *mountOptions, ns *nsPlan, bundle, cgr
 		// the folder before the paths in it are masked (CVE-2019-19921).
 		resolve = unix.RESOLVE_NO_SYMLINKS
 	}
-	target := b.mountpointBy(m.Destination, dir, resolve)
+	dest := m.Destination
+	if resolve == 0 {
+		dest = danglingTarget(b.spec.Root.Path, dest)
+	}
+	target := b.mountpointBy(dest, dir, resolve)
 	b.attach(mnt, target.Get(), m.Destination, source, why)
 	if o.propagation != 0 {
 		b.setattr(mnt, m.Destination, 0, 0, o.propagation, false, source, "")

@@ -309,7 +309,7 @@ func (b *builder) bindDevice(host, target string) error {
 // terminal appends the making of a pseudo-terminal in the container's own
 // devpts: its master goes to the console socket, its slave becomes /dev/console
 // and standard input, output and error.
-func (b *builder) terminal(console *os.File) script.Var {
+func (b *builder) terminal(io *IO) script.Var {
 	const source = "process.terminal"
 	master, slave := b.NewVar(0), b.NewVar(0)
 	how := b.Words(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS)
@@ -327,9 +327,23 @@ func (b *builder) terminal(console *os.File) script.Var {
 			b.Words(uint64(uint16(size.Height))|uint64(uint16(size.Width))<<16)) //nolint:gosec // struct winsize has shorts
 	}
 	b.quiet("chown", "/dev/console", unix.SYS_FCHOWN, slave.Get(), script.Int(b.spec.Process.User.UID), script.Int(^uint32(0)))
-	b.sendFD(b.file(console), master, "/dev/pts/ptmx")
+	if io.KeepNewlines {
+		b.keepNewlines(master)
+	}
+	b.sendFD(b.file(io.Console), master, "/dev/pts/ptmx")
 	b.closeFD(master.Get())
 	return slave
+}
+
+// keepNewlines appends the clearing of the terminal's ONLCR.
+func (b *builder) keepNewlines(master script.Var) {
+	termios := b.Words(0, 0, 0, 0, 0, 0, 0, 0) // the kernel's struct termios has 36 bytes
+	b.quiet("look at the terminal", "", unix.SYS_IOCTL, master.Get(), script.Int(unix.TCGETS), termios)
+	// The first two words are c_iflag and c_oflag, which of a new terminal are known.
+	b.Do(script.Op{
+		Nr: script.NoCall, Args: []script.Arg{script.Int(unix.ICRNL | unix.IXON | unix.OPOST<<32)}, Out: b.VarIn(termios, 0), Plumbing: true,
+	})
+	b.quiet("set up the terminal", "", unix.SYS_IOCTL, master.Get(), script.Int(unix.TCSETS), termios)
 }
 
 // console appends the mount of the terminal's slave on /dev/console.

@@ -25,6 +25,7 @@ type Runtime struct {
 type IO struct {
 	Stdin, Stdout, Stderr *os.File
 	Console               *os.File
+	KeepNewlines          bool       // the terminal does not turn "\n" into "\r\n"
 	Extra                 []*os.File // fds 3, 4, …: --preserve-fds
 }
 

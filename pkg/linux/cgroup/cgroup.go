@@ -66,6 +66,9 @@ func Open(root, name string) (*Cgroup, error) {
 // CLONE_INTO_CGROUP and for bpf(2) BPF_PROG_ATTACH. It is valid until Close.
 func (c *Cgroup) FD() int { return c.fd }
 
+// Fresh reports whether Create has made the cgroup, before Apply.
+func (c *Cgroup) Fresh() bool { return c.fresh }
+
 // Path returns the absolute path of the cgroup's directory.
 func (c *Cgroup) Path() string { return path.Join(c.root, c.name) }
 

@@ -31,6 +31,10 @@ const (
 // for a container even if it has no limits.
 const Accounting = CPU | IO | Memory | PIDs
 
+// Common are the controllers that every container gets where that costs nothing: for
+// statistics, and for an init system in it that distributes them among its services.
+const Common = CPUSet | CPU | IO | Memory | PIDs
+
 // controllerNames are the kernel's names, in the order of the constants.
 var controllerNames = [...]string{"cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc"}
 

@@ -28,6 +28,8 @@ const leaf = "init"
 // missing, and enables the controllers in need on the way down. A cgroup that is
 // there already is taken as it is.
 //
+// The controllers of Common are enabled too, where no process is in the way.
+//
 // A controller that cannot be enabled is no error: what needs it is then named
 // by the warnings of Apply. What Create has made it removes if it fails.
 func Create(root, name string, need Controllers, trace *explain.Tracer) (_ *Cgroup, err error) {
@@ -141,19 +143,27 @@ func (c *Cgroup) enable(need Controllers, trace *explain.Tracer) error {
 // What the kernel refuses is remembered in c.refused.
 func (c *Cgroup) delegate(dir int, above []string, need Controllers, trace *explain.Tracer) {
 	var buf [256]byte
+	spare := Common &^ need
 	if enabled, err := readFile(dir, "cgroup.subtree_control", buf[:]); err == nil {
 		need &^= parseControllers(enabled)
+		spare &^= parseControllers(enabled)
 	}
-	if need == 0 {
+	if need|spare == 0 {
 		return
 	}
 	if available, err := readFile(dir, "cgroup.controllers", buf[:]); err == nil {
 		need &= parseControllers(available)
+		spare &= parseControllers(available)
+	}
+	dirPath := join(c.root, above)
+	if spare != 0 && hasRoom(dir) {
+		for one := range spare.each() {
+			_ = enableIn(dir, dirPath, one, trace) // nobody depends on it
+		}
 	}
 	if need == 0 {
 		return
 	}
-	dirPath := join(c.root, above)
 	if why := makeRoom(dir, dirPath, len(above) == 0, trace); why != "" {
 		c.refuse(need, why)
 		return
@@ -161,16 +171,29 @@ func (c *Cgroup) delegate(dir int, above []string, need Controllers, trace *expl
 	// One at a time: the kernel takes all of a write or nothing, and one
 	// controller that it refuses must not cost the others.
 	for one := range need.each() {
-		err := writeFile(dir, "cgroup.subtree_control", trace, explain.Event{
-			Target: path.Join(dirPath, "cgroup.subtree_control"),
-			Value:  "+" + one.String(),
-			Source: "linux.cgroupsPath",
-			Why:    "give the cgroups in " + dirPath + " the parameters of the " + one.String() + " controller",
-		})
-		if err != nil {
+		if err := enableIn(dir, dirPath, one, trace); err != nil {
 			c.refuse(one, explainRefusal(err))
 		}
 	}
+}
+
+func enableIn(dir int, dirPath string, one Controllers, trace *explain.Tracer) error {
+	return writeFile(dir, "cgroup.subtree_control", trace, explain.Event{
+		Target: path.Join(dirPath, "cgroup.subtree_control"),
+		Value:  "+" + one.String(),
+		Source: "linux.cgroupsPath",
+		Why:    "give the cgroups in " + dirPath + " the parameters of the " + one.String() + " controller",
+	})
+}
+
+// hasRoom reports whether the cgroup dir may delegate controllers as it is; see
+// makeRoom.
+func hasRoom(dir int) bool {
+	if unix.Faccessat(dir, "cgroup.type", unix.F_OK, 0) != nil {
+		return true // the real root
+	}
+	pids, err := readPIDs(dir)
+	return err == nil && len(pids) == 0
 }
 
 func (c *Cgroup) refuse(controllers Controllers, why string) {
