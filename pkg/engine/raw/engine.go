@@ -66,7 +66,7 @@ type Engine struct {
 
 	host func() (bundle.Host, error) // read once: it does not change
 
-	ctx   context.Context // of the goroutines that watch shims; ended by Close
+	ctx   context.Context //nolint:containedctx // of the goroutines that watch shims; ended by Close
 	close context.CancelFunc
 	watch sync.WaitGroup
 }

@@ -53,7 +53,7 @@ func (e *Engine) Logs(ctx context.Context, ref string, opts engine.LogOptions) (
 
 // logReader goes through the files of a log, oldest first.
 type logReader struct {
-	ctx     context.Context // of the call to Logs, whose answer this is
+	ctx     context.Context //nolint:containedctx // of the call to Logs, whose answer this is
 	stop    func() bool
 	files   state.Files
 	opts    engine.LogOptions
