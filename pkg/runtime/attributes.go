@@ -12,7 +12,7 @@ import (
 
 // process appends what config.json's process asks for, apart from its identity
 // and the program itself.
-func (b *builder) process(p *specs.Process, id string, o CreateOptions, slave *script.Var, host capSet) error {
+func (b *builder) process(p *specs.Process, id string, o CreateOptions, slave *script.Var) error {
 	if !o.NoNewKeyring {
 		// Keys of the caller's session are none of the container's business.
 		b.optional(script.Op{
@@ -23,9 +23,6 @@ func (b *builder) process(p *specs.Process, id string, o CreateOptions, slave *s
 	b.session(p, slave)
 	if slave == nil {
 		b.ownStdio(p, o.IO)
-	}
-	if err := b.rlimits(p, host); err != nil {
-		return err
 	}
 	if err := b.scheduling(p); err != nil {
 		return err

@@ -89,7 +89,6 @@ func validate(spec *specs.Spec) error {
 		needs("linux.timeOffsets", len(spec.Linux.TimeOffsets) > 0, specs.TimeNamespace),
 		unsupported("linux.netDevices", len(spec.Linux.NetDevices) > 0),
 		unsupported("linux.intelRdt", spec.Linux.IntelRdt != nil),
-		unsupported("linux.memoryPolicy", spec.Linux.MemoryPolicy != nil),
 		validateMappings(spec, user),
 		validateProcess(spec.Process),
 		validateSysctls(spec, seen),
@@ -123,6 +122,9 @@ func validateProcess(p *specs.Process) error {
 		if strings.IndexByte(a, 0) >= 0 {
 			return fmt.Errorf("process.args[%d] holds a NUL byte", i)
 		}
+	}
+	if err := validateAffinity(p.ExecCPUAffinity); err != nil {
+		return err
 	}
 	var types []string
 	for _, r := range p.Rlimits {

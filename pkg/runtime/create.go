@@ -409,7 +409,10 @@ func (cr *creation) writeScript(b *builder, tree *os.File, host capSet, last int
 	if err := b.personality(); err != nil {
 		return err
 	}
-	if err := b.process(p, cr.ID, cr.options, slave, host); err != nil {
+	if err := b.memoryPolicy(); err != nil {
+		return err
+	}
+	if err := b.process(p, cr.ID, cr.options, slave); err != nil {
 		return err
 	}
 	path, search := b.lookPath(p.Args[0], p.Env)
@@ -418,6 +421,9 @@ func (cr *creation) writeScript(b *builder, tree *os.File, host capSet, last int
 		b.closeFiles(1) // sync
 	} else {
 		b.closeFiles(3) // sync, and the two FIFOs
+	}
+	if err := b.rlimits(p, host); err != nil {
+		return err
 	}
 	b.identity(p, host, last, filter)
 	ready()
@@ -444,6 +450,9 @@ func (cr *creation) identify() error {
 		return err
 	}
 	if err := cr.write(); err != nil {
+		return err
+	}
+	if err := sendPIDFD(cr.options.PIDFDSocket, cr.process); err != nil {
 		return err
 	}
 	if f := cr.options.PIDFile; f != "" {

@@ -23,7 +23,9 @@ import (
 type ExecOptions struct {
 	IO      IO
 	PIDFile string
-	Cgroup  string // below the container's own
+	// PIDFDSocket is a unix socket that gets a pidfd of the process, as one message.
+	PIDFDSocket string
+	Cgroup      string // below the container's own
 	// IgnorePaused lets the process be made in a paused container; it runs when that is resumed.
 	IgnorePaused bool
 }
@@ -157,12 +159,21 @@ func (cr *creation) exec(ctx context.Context, program string, o ExecOptions) (*P
 	if err := b.personality(); err != nil {
 		return nil, err
 	}
-	if err := b.process(p, cr.ID, cr.options, slave, host); err != nil {
+	if err := b.memoryPolicy(); err != nil {
+		return nil, err
+	}
+	if err := b.finalAffinity(p.ExecCPUAffinity); err != nil {
+		return nil, err
+	}
+	if err := b.process(p, cr.ID, cr.options, slave); err != nil {
 		return nil, err
 	}
 	path, search := b.lookPath(program, p.Env)
 	cr.search = search
 	b.closeFiles(1) // sync
+	if err := b.rlimits(p, host); err != nil {
+		return nil, err
+	}
 	b.identity(p, host, last, filter)
 	b.tell(syncCreated)
 	execve := b.execve(p, path, "a further process of the container becomes the program")
@@ -188,7 +199,9 @@ func (cr *creation) exec(ctx context.Context, program string, o ExecOptions) (*P
 	defer cr.process.Close()
 	pid := cr.process.PID
 	cr.PID = pid
-	err = cr.seeOff(ctx, execve)
+	if err = sendPIDFD(o.PIDFDSocket, cr.process); err == nil {
+		err = cr.seeOff(ctx, execve)
+	}
 	if err == nil && p.OOMScoreAdj != nil {
 		err = setOOMScoreAdj(pid, *p.OOMScoreAdj, cr.Trace)
 	}
@@ -223,6 +236,9 @@ func (cr *creation) cloneInto(resultsFD int) error {
 	ev := explain.Event{Op: "clone3", Target: cr.ID, Value: value, Why: "a process in the container's cgroup from its first instruction"}
 	err := onThread(true, func() error {
 		if err := cr.ns.enter(cr.Trace); err != nil {
+			return err
+		}
+		if err := initialAffinity(cr.spec.Process.ExecCPUAffinity, cr.Trace); err != nil {
 			return err
 		}
 		return cr.Trace.Do(ev, func() (err error) {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxlabs/sandbox/pkg/linux/script"
 )
 
 // forwardListener sends the seccomp notify descriptor to the agent that
@@ -31,6 +33,23 @@ func (cr *creation) forwardListener(fd int) error {
 	defer unix.Close(sock)
 	if err := unix.Sendmsg(sock, state, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL); err != nil {
 		return fmt.Errorf("send to seccomp listener %s: %w", s.ListenerPath, err)
+	}
+	return nil
+}
+
+// sendPIDFD sends p's pidfd to the unix socket at path, if there is one to send it to:
+// unlike a PID it can never come to mean another process.
+func sendPIDFD(path string, p *script.Process) error {
+	if path == "" {
+		return nil
+	}
+	sock, err := connect(path)
+	if err != nil {
+		return fmt.Errorf("--pidfd-socket: %w", err)
+	}
+	defer unix.Close(sock)
+	if err := unix.Sendmsg(sock, []byte("pidfd"), unix.UnixRights(p.PIDFD), nil, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("send pidfd to %s: %w", path, err)
 	}
 	return nil
 }

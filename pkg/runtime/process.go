@@ -95,7 +95,8 @@ func rlimitResource(name string) (int, error) {
 	return 0, fmt.Errorf("process.rlimits: unknown type %q", name)
 }
 
-// rlimits appends process.rlimits. Without CAP_SYS_RESOURCE a hard limit cannot be
+// rlimits appends process.rlimits: late, as they hold for the first process's own
+// doings, too, which needs more descriptors than a program may be given. Without CAP_SYS_RESOURCE a hard limit cannot be
 // raised: a warning says so.
 func (b *builder) rlimits(p *specs.Process, host capSet) error {
 	for _, r := range p.Rlimits {

@@ -53,6 +53,10 @@ func TestRlimits(tt *testing.T) {
 	if got := t.sh("ulimit -n; ulimit -Hn; ulimit -c"); !slices.Equal(got, []string{"100", "200", "0"}) {
 		tt.Fatalf("%q", got)
 	}
+	t.spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 5, Hard: 5}, {Type: "RLIMIT_FSIZE", Soft: 0, Hard: 0}}
+	if out, code := t.run("true"); code != 0 {
+		tt.Fatalf("fewer descriptors than the setting up takes: %d %q", code, out)
+	}
 	t.spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1 << 40, Hard: 1 << 40}}
 	_, _, err := t.try("true")
 	host, _ := hostCapabilities()

@@ -34,6 +34,7 @@ type CreateOptions struct {
 	Bundle       string // folder with config.json
 	IO           IO
 	PIDFile      string
+	PIDFDSocket  string // a unix socket that gets a pidfd of the first process, as one message
 	NoPivot      bool
 	NoNewKeyring bool
 	// Start lets create start the program as well, which spares a wait; unless

@@ -75,15 +75,18 @@ func (l *leases) update(change func(*leaseFile) (write bool, err error)) error {
 	if err != nil || !write {
 		return err
 	}
-	return state.WriteJSON(l.path, table)
+	// Not synced: the links that leases speak of end with the power, too.
+	return state.ReplaceJSON(l.path, table)
 }
 
-// read needs no lock: the file is replaced as a whole.
+// read needs no lock: the file is replaced as a whole. A power failure can
+// leave it empty, which is as good as none.
 func (l *leases) read() (table leaseFile, err error) {
-	err = state.ReadJSON(l.path, &table)
-	if errors.Is(err, fs.ErrNotExist) {
+	fi, err := os.Stat(l.path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && fi.Size() == 0 {
 		return leaseFile{}, nil
 	}
+	err = state.ReadJSON(l.path, &table)
 	return table, err
 }
 
