@@ -35,6 +35,7 @@ func (e *execFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&e.process, "p", "", "short for --process")
 	fs.StringVar(&e.consoleSocket, "console-socket", "", "unix `socket` that gets the terminal's master")
 	fs.StringVar(&e.PIDFile, "pid-file", "", "`file` for the process's PID")
+	fs.StringVar(&e.PIDFDSocket, "pidfd-socket", "", "unix `socket` that gets a pidfd of the process")
 	fs.StringVar(&e.Cgroup, "cgroup", "", "`path` of a cgroup below the container's")
 	fs.StringVar(&e.cwd, "cwd", "", "working `folder`")
 	fs.StringVar(&e.user, "user", "", "`UID[:GID]`")

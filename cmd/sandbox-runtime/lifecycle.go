@@ -27,6 +27,7 @@ func (c *createFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&c.Bundle, "b", ".", "short for --bundle")
 	fs.StringVar(&c.consoleSocket, "console-socket", "", "unix `socket` that gets the terminal's master")
 	fs.StringVar(&c.PIDFile, "pid-file", "", "`file` for the first process's PID")
+	fs.StringVar(&c.PIDFDSocket, "pidfd-socket", "", "unix `socket` that gets a pidfd of the first process")
 	fs.BoolVar(&c.NoPivot, "no-pivot", false, "change the root by chroot; for a root file system in an initramfs")
 	fs.BoolVar(&c.NoNewKeyring, "no-new-keyring", false, "keep the caller's session keyring")
 	fs.IntVar(&c.preserveFDs, "preserve-fds", 0, "pass `N` more descriptors, 3 and up, to the program")
