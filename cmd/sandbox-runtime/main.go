@@ -86,11 +86,13 @@ func Main(args []string) int {
 	fs.StringVar(&ignored, "criu", "", "accepted for compatibility")
 	fs.BoolVar(&showVersion, "version", false, "print the version")
 	fs.BoolVar(&showVersion, "v", false, "print the version")
-	fs.Usage = func() { usage(fs) }
+	fs.SetOutput(io.Discard)
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
+			usage(fs)
 			return 0
 		}
+		fmt.Fprintf(os.Stderr, "error: %v; see sandbox-runtime --help\n", err)
 		return 2
 	}
 	fs.Visit(func(f *flag.Flag) { g.rootGiven = g.rootGiven || f.Name == "root" })
