@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -121,8 +122,16 @@ func (p *program) ensureDaemon(ctx context.Context, preflight func(context.Conte
 			progress.Update([]ui.Step{step})
 			return nil
 		}
-		if ended || !errors.Is(err, client.ErrNotRunning) {
+		// Another `up` may have started one just before, which then keeps ours
+		// from running and answers soon.
+		lost := ended && slices.ContainsFunc(starting.Log(), func(line string) bool {
+			return strings.Contains(line, "another sandbox daemon is running")
+		})
+		if ended && !lost || !errors.Is(err, client.ErrNotRunning) {
 			return p.startingFailed(starting, err)
+		}
+		if lost {
+			starting.Ended = nil // known; a nil channel is not waited for
 		}
 		progress.Update([]ui.Step{step})
 		select {
