@@ -226,3 +226,63 @@ func TestCgroupInUse(tt *testing.T) {
 		tt.Error("the second container exists")
 	}
 }
+
+// A pod's containers share its user namespace, and have PID and mount namespaces of
+// their own, which must belong to it.
+func TestJoinedUserNamespace(tt *testing.T) {
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	pod := newTestbed(tt)
+	pod.spec.Linux.Namespaces = append(pod.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	pod.spec.Linux.UIDMappings, pod.spec.Linux.GIDMappings = ids, ids
+	pod.spec.Process.Args = []string{"sleep", "1000"}
+	id, p, err := pod.create(IO{})
+	if err != nil {
+		tt.Fatal(err)
+	}
+	if err := pod.r.Start(context.Background(), id); err != nil {
+		tt.Fatal(err)
+	}
+	for _, shared := range [][]string{{"user", "net", "ipc", "uts"}, {"user", "net", "ipc", "uts", "pid"}, {"user"}} {
+		t := newTestbed(tt)
+		t.spec.Hostname = ""
+		caps := t.spec.Process.Capabilities
+		for _, set := range []*[]string{&caps.Bounding, &caps.Effective, &caps.Permitted} {
+			*set = append(*set, "CAP_SYS_ADMIN")
+		}
+		t.spec.Linux.Namespaces = append(t.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		for i, ns := range t.spec.Linux.Namespaces {
+			flag, _ := namespaceFlag(ns.Type)
+			if slices.Contains(shared, nsFile(flag)) {
+				t.spec.Linux.Namespaces[i].Path = "/proc/" + strconv.Itoa(p.PID) + "/ns/" + nsFile(flag)
+			}
+		}
+		want := "0 100000 65536 1 mounted"
+		if slices.Contains(shared, "pid") {
+			want = "0 100000 65536 shared mounted"
+		}
+		got := t.sh("cat /proc/self/uid_map; if [ $$ = 1 ]; then echo 1; else echo shared; fi; mount -t tmpfs none /tmp && echo mounted")
+		if s := strings.Join(strings.Fields(strings.Join(got, " ")), " "); s != want {
+			tt.Errorf("sharing %v: %q, want %q", shared, s, want)
+		}
+		t.spec.Process.Args = []string{"sleep", "1000"}
+		id, p, err := t.create(IO{})
+		if err != nil {
+			tt.Fatal(err)
+		}
+		if err := t.r.Start(context.Background(), id); err != nil {
+			tt.Fatal(err)
+		}
+		if pids, err := t.r.Processes(id); err != nil || !slices.Equal(pids, []int{p.PID}) {
+			tt.Errorf("processes %v %v, first %d", pids, err, p.PID)
+		}
+		further := *t.spec.Process
+		further.Args = []string{"true"}
+		proc, err := t.r.Exec(context.Background(), id, &further, ExecOptions{})
+		if err != nil {
+			tt.Fatal(err)
+		}
+		if code, err := proc.Wait(); err != nil || code != 0 {
+			tt.Error(code, err)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -79,6 +80,9 @@ func (r *Runtime) execIn(ctx context.Context, c *container, spec *specs.Spec, pr
 // that. If the first process has moved and the container's is gone, it is the
 // first process's; nil where there is none.
 func (c *container) execCgroup(below string) (*cgroup.Cgroup, error) {
+	if slices.Contains(strings.Split(below, "/"), "..") {
+		return nil, fmt.Errorf("cgroup %q is not below the container's: %w", below, errdefs.ErrInvalidArgument)
+	}
 	if below != "" && c.Cgroup != "" {
 		return cgroup.Open(c.CgroupRoot, path.Join(c.Cgroup, path.Clean("/"+below)))
 	}

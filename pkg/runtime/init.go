@@ -115,6 +115,8 @@ func (b *builder) hear() {
 //	parent                         first process
 //	clone3 ───────────────────────▶ (id maps are written by the clone)
 //	                                joins and unshares namespaces, mounts, devices
+//	                 ◀─ syncPID     only where it goes on as another one, see fork
+//	syncGo ───────────────────────▶
 //	                 ◀─ syncMounts  only where there are hooks to run
 //	hooks, moves
 //	syncGo ───────────────────────▶ pivot_root, masks, identity, seccomp
@@ -125,6 +127,7 @@ func (b *builder) hear() {
 // process through two FIFOs in the state folder. It waits in a read of "go"; it
 // is the only writer of "done", which execve(2) closes.
 const (
+	syncPID     = 'p'
 	syncMounts  = 'm'
 	syncGo      = 'g'
 	syncFD      = 'f'

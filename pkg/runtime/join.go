@@ -68,6 +68,10 @@ func (b *builder) joinNamespaces(ns *nsPlan) {
 		b.call(explain.Event{Op: "setresgid", Value: "0", Source: "linux.gidMappings", Why: why}, unix.SYS_SETRESGID, script.Int(0), script.Int(0), script.Int(0))
 		b.call(explain.Event{Op: "setresuid", Value: "0", Source: "linux.uidMappings", Why: why}, unix.SYS_SETRESUID, script.Int(0), script.Int(0), script.Int(0))
 	}
+	if flags := ns.unshare &^ (unix.CLONE_NEWCGROUP | unix.CLONE_NEWTIME); flags != 0 {
+		b.call(explain.Event{Op: "unshare", Value: cloneFlags(flags), Source: source, Why: "made in here, they belong to the user namespace that was joined"},
+			unix.SYS_UNSHARE, script.Int(flags))
+	}
 	if ns.unshare&unix.CLONE_NEWCGROUP != 0 {
 		b.call(explain.Event{Op: "unshare", Value: "CLONE_NEWCGROUP", Source: source, Why: "the cgroup that it is in now becomes the root of its view"},
 			unix.SYS_UNSHARE, script.Int(unix.CLONE_NEWCGROUP))
@@ -83,6 +87,28 @@ func (b *builder) joinNamespaces(ns *nsPlan) {
 	}
 }
 
+// fork appends the making of a child, which goes on with the script, as a sibling of its
+// maker: unshare(2) puts only children into a new PID namespace. The maker tells the
+// runtime the child's PID and ends; the child waits until that is understood.
+func (b *builder) fork() {
+	message := b.Words(syncPID, 0)
+	pid := b.VarIn(message, 8)
+	maker, child := b.NewLabel(), b.NewLabel()
+	b.Do(script.Op{
+		Nr: unix.SYS_CLONE, Args: []script.Arg{script.Int(unix.CLONE_PARENT | int(unix.SIGCHLD))}, Out: pid,
+		Event: explain.Event{Op: "clone", Value: "CLONE_PARENT", Why: "only a child gets into the new PID namespace"},
+	})
+	b.Do(script.Op{ // whose PID is 0? No signal goes to that.
+		Nr: unix.SYS_TKILL, Args: []script.Arg{pid.Get(), script.Int(0)}, OK: maker, Err: child,
+		Event: explain.Event{Op: "which one am I"}, Plumbing: true,
+	})
+	b.Place(maker)
+	b.quiet("tell the runtime", "the first process's PID", unix.SYS_WRITE, script.Int(b.sync), message, script.Int(16))
+	b.quiet("exit", "", unix.SYS_EXIT_GROUP, script.Int(0))
+	b.Place(child)
+	b.hear()
+}
+
 // timeOffsets is the text of /proc/PID/timens_offsets; see time_namespaces(7).
 func timeOffsets(offsets map[string]specs.LinuxTimeOffset) string {
 	var lines []string
@@ -96,7 +122,7 @@ func timeOffsets(offsets map[string]specs.LinuxTimeOffset) string {
 
 // loopback appends the upping of lo in a network namespace of the container's own.
 func (b *builder) loopback(ns *nsPlan) {
-	if ns.clone&unix.CLONE_NEWNET == 0 {
+	if (ns.clone|ns.unshare)&unix.CLONE_NEWNET == 0 {
 		return
 	}
 	fd := b.NewVar(0)

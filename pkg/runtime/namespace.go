@@ -87,12 +87,21 @@ func cloneFlags(flags uintptr) string {
 // that root's rights over it still hold when the container gets a user namespace;
 // except the user and mount namespaces, which a thread of a multithreaded
 // process can't enter (setns(2)): the first process does.
+//
+// Where a user namespace is joined, the first process unshares all new ones itself, in
+// there: made by the clone, they would belong to the host's. A new PID namespace
+// then begins with a child of it, see [builder.fork].
 type nsPlan struct {
-	clone   uintptr // flags of the clone
-	unshare uintptr // the first process's own
-	before  []joined
-	after   []joined
+	clone     uintptr // flags of the clone
+	unshare   uintptr // the first process's own
+	before    []joined
+	after     []joined
+	joinsUser bool
 }
+
+// forks reports whether the container's first process is a child of the one that is
+// cloned.
+func (p *nsPlan) forks() bool { return p.unshare&unix.CLONE_NEWPID != 0 }
 
 type joined struct {
 	flag uintptr
@@ -133,11 +142,15 @@ func planNamespaces(spec *specs.Spec, warn func(...string)) (p nsPlan, err error
 		switch flag {
 		case unix.CLONE_NEWUSER: // first: it decides on the rights over the others
 			p.after = append([]joined{j}, p.after...)
+			p.joinsUser = true
 		case unix.CLONE_NEWNS, unix.CLONE_NEWTIME:
 			p.after = append(p.after, j)
 		default:
 			p.before = append(p.before, j)
 		}
+	}
+	if p.joinsUser {
+		p.unshare, p.clone = p.unshare|p.clone, 0
 	}
 	return p, nil
 }
