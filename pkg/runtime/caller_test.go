@@ -13,6 +13,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 )
 
 // These tests are about what callers of runc rely on without the runtime-spec
@@ -284,5 +286,23 @@ func TestJoinedUserNamespace(tt *testing.T) {
 		if code, err := proc.Wait(); err != nil || code != 0 {
 			tt.Error(code, err)
 		}
+	}
+}
+
+// Everything is told once, however often the runtime looks at what was done.
+func TestToldOnce(tt *testing.T) {
+	t := newTestbed(tt)
+	told := map[string]int{}
+	t.r.Trace = explain.New("runtime", os.Getpid(), func(ev explain.Event) { told[ev.Op+" "+ev.Target]++ })
+	t.spec.Process.Capabilities.Ambient = []string{"CAP_CHOWN"}
+	t.spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}}
+	t.sh("true")
+	for _, op := range []string{"sethostname sbt", "move_mount /proc", "pivot_root " + filepath.Join(t.bundle, "rootfs")} {
+		if told[op] != 1 {
+			tt.Errorf("%s was told %d times", op, told[op])
+		}
+	}
+	if n := strings.Count(strings.Join(t.warnings, "\n"), "CAP_CHOWN was not raised"); n != 1 {
+		tt.Errorf("%d warnings: %q", n, t.warnings)
 	}
 }

@@ -101,15 +101,16 @@ func (cr *creation) notFound() error {
 	return fmt.Errorf("exec %q: %w", name, unix.ENOENT)
 }
 
-// report explains and warns of what the script has done so far.
+// report explains and warns of what the script has done since the last time. Ops that
+// were jumped over are done with, too.
 func (cr *creation) report(until int) {
+	for until > cr.told && !cr.results.Ran(until-1) {
+		until--
+	}
 	cr.b.Report(cr.results, cr.told, until, cr.PID, cr.Trace)
-	for i := cr.told; i < until; i++ {
-		if op := cr.b.Op(i); op.Warn != "" && cr.results.Errno(i) != 0 {
+	for ; cr.told < until; cr.told++ {
+		if op := cr.b.Op(cr.told); op.Warn != "" && cr.results.Errno(cr.told) != 0 {
 			cr.warn(op.Warn)
 		}
-	}
-	for cr.told < until && cr.results.Ran(cr.told) {
-		cr.told++
 	}
 }
