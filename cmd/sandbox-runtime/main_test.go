@@ -243,7 +243,7 @@ func TestLifecycleByCommands(t *testing.T) {
 	if err := json.Unmarshal([]byte(b.ok("ps", "--format", "json", id)), &pids); err != nil || !reflect.DeepEqual(pids, []int{s.PID}) {
 		t.Errorf("ps %v %v", pids, err)
 	}
-	if out := b.ok("ps", id, "-o", "pid,args"); !strings.Contains(out, "sleep 1000") || strings.Count(out, "\n") != 2 {
+	if out := b.ok("ps", id, "-eo", "pid,args"); !strings.Contains(out, "sleep 1000") || strings.Count(out, "\n") != 2 {
 		t.Errorf("ps prints %q", out)
 	}
 	var list []map[string]any

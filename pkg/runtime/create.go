@@ -150,7 +150,7 @@ func (cr *creation) makeCgroup() (err error) {
 		return nil
 	}
 	res := cr.spec.Linux.Resources
-	if cr.cg, err = cgroup.Create(cr.CgroupRoot, cr.Cgroup, cgroup.Needed(res), cr.Trace); err != nil {
+	if cr.cg, err = cgroup.CreateCommon(cr.CgroupRoot, cr.Cgroup, cgroup.Needed(res), cr.Trace); err != nil {
 		return err
 	}
 	if !cr.cg.Fresh() {

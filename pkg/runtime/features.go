@@ -9,6 +9,10 @@ import (
 func Features() *features.Features {
 	yes, no := true, false
 	caps := append([]string(nil), capabilityNames[:]...)
+	policies := make([]string, 0, len(memoryPolicies))
+	for _, p := range memoryPolicies {
+		policies = append(policies, string(p))
+	}
 	return &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: SpecVersion,
@@ -40,8 +44,14 @@ func Features() *features.Features {
 					"SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
 				},
 			},
-			Apparmor: &features.Apparmor{Enabled: &yes},
-			Selinux:  &features.Selinux{Enabled: &yes},
+			Apparmor:   &features.Apparmor{Enabled: &yes},
+			Selinux:    &features.Selinux{Enabled: &yes},
+			IntelRdt:   &features.IntelRdt{Enabled: &no},
+			NetDevices: &features.NetDevices{Enabled: &no},
+			MemoryPolicy: &features.MemoryPolicy{
+				Modes: policies,
+				Flags: []string{string(specs.MpolFNumaBalancing), string(specs.MpolFRelativeNodes), string(specs.MpolFStaticNodes)},
+			},
 			MountExtensions: &features.MountExtensions{
 				IDMap: &features.IDMap{Enabled: &yes},
 			},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -152,7 +153,10 @@ func (b *builder) maskedPaths() {
 	}
 	// One empty file system serves all folders: its first mount, and copies of that.
 	empty := b.NewVar(^uint64(0))
-	for _, p := range b.spec.Linux.MaskedPaths {
+	for i, p := range b.spec.Linux.MaskedPaths {
+		if slices.Contains(b.spec.Linux.MaskedPaths[:i], p) {
+			continue // masked already
+		}
 		next, folder, done := b.NewLabel(), b.NewLabel(), b.NewLabel()
 		fd := b.resolve(p, next)
 		null := b.openTree(b.devNull, "", false, source, why)

@@ -28,11 +28,19 @@ const leaf = "init"
 // missing, and enables the controllers in need on the way down. A cgroup that is
 // there already is taken as it is.
 //
-// The controllers of Common are enabled too, where no process is in the way.
-//
 // A controller that cannot be enabled is no error: what needs it is then named
 // by the warnings of Apply. What Create has made it removes if it fails.
-func Create(root, name string, need Controllers, trace *explain.Tracer) (_ *Cgroup, err error) {
+func Create(root, name string, need Controllers, trace *explain.Tracer) (*Cgroup, error) {
+	return create(root, name, need, 0, trace)
+}
+
+// CreateCommon is Create that also enables the controllers of Common where no process
+// is in the way.
+func CreateCommon(root, name string, need Controllers, trace *explain.Tracer) (*Cgroup, error) {
+	return create(root, name, need, Common, trace)
+}
+
+func create(root, name string, need, spare Controllers, trace *explain.Tracer) (_ *Cgroup, err error) {
 	elements, err := split(name)
 	if err != nil {
 		return nil, err
@@ -52,7 +60,7 @@ func Create(root, name string, need Controllers, trace *explain.Tracer) (_ *Cgro
 		}
 	}()
 	for i, element := range elements {
-		c.delegate(c.fd, elements[:i], need, trace)
+		c.delegate(c.fd, elements[:i], need, spare, trace)
 		dir := join(root, elements[:i+1])
 		child, fresh, err := makeDir(c.fd, element, dir, trace)
 		if err != nil {
@@ -127,7 +135,7 @@ func (c *Cgroup) enable(need Controllers, trace *explain.Tracer) error {
 	}
 	defer func() { _ = unix.Close(dir) }()
 	for i, element := range elements {
-		c.delegate(dir, elements[:i], need, trace)
+		c.delegate(dir, elements[:i], need, 0, trace)
 		child, err := openDir(dir, element)
 		if err != nil {
 			return &fs.PathError{Op: "open cgroup", Path: join(c.root, elements[:i+1]), Err: err}
@@ -140,10 +148,11 @@ func (c *Cgroup) enable(need Controllers, trace *explain.Tracer) error {
 
 // delegate enables controllers for the children of the cgroup dir, whose path
 // below the root is above: each that is available there and not enabled yet.
-// What the kernel refuses is remembered in c.refused.
-func (c *Cgroup) delegate(dir int, above []string, need Controllers, trace *explain.Tracer) {
+// What the kernel refuses of need is remembered in c.refused; spare is enabled only where
+// there is room for it.
+func (c *Cgroup) delegate(dir int, above []string, need, spare Controllers, trace *explain.Tracer) {
 	var buf [256]byte
-	spare := Common &^ need
+	spare &^= need
 	if enabled, err := readFile(dir, "cgroup.subtree_control", buf[:]); err == nil {
 		need &^= parseControllers(enabled)
 		spare &^= parseControllers(enabled)
