@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,7 +27,7 @@ func loadSpec(bundle string) (*specs.Spec, []byte, error) {
 		return nil, nil, err
 	}
 	spec := new(specs.Spec)
-	if err := json.Unmarshal(raw, spec); err != nil {
+	if err := decodeSpec(raw, spec); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w: %w", path, err, errdefs.ErrInvalidArgument)
 	}
 	if err := validate(spec); err != nil {

@@ -42,10 +42,11 @@ type record struct {
 	Cgroup      string            `json:"cgroup,omitempty"`
 	CgroupRoot  string            `json:"cgroup_root,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
-	Hooks       *specs.Hooks      `json:"hooks,omitempty"`
-	HasProcess  bool              `json:"has_process"`
-	SharedPID   bool              `json:"shared_pid,omitempty"` // the PID namespace is not the container's own
-	Ops         int               `json:"ops"`                  // length of the script
+	// Hooks are specs.Hooks, decoded when there are some.
+	Hooks      json.RawMessage `json:"hooks,omitempty"`
+	HasProcess bool            `json:"has_process"`
+	SharedPID  bool            `json:"shared_pid,omitempty"` // the PID namespace is not the container's own
+	Ops        int             `json:"ops"`                  // length of the script
 	// Tail are the operations that `start` lets run: their indexes, and how to tell of them.
 	Tail []tailOp `json:"tail"`
 }
@@ -176,6 +177,18 @@ func (c *container) remove() error {
 	return os.RemoveAll(c.dir)
 }
 
+// hooks decodes the container's hooks; nil if it has none.
+func (c *container) hooks() (*specs.Hooks, error) {
+	if c.Hooks == nil {
+		return nil, nil
+	}
+	h := new(specs.Hooks)
+	if err := json.Unmarshal(c.Hooks, h); err != nil {
+		return nil, fmt.Errorf("%s: hooks: %w", c.path(recordFile), err)
+	}
+	return h, nil
+}
+
 // spec reads the configuration as it was at create.
 func (c *container) spec() (*specs.Spec, error) {
 	b, err := readFile(c.path(configFile))
@@ -183,7 +196,7 @@ func (c *container) spec() (*specs.Spec, error) {
 		return nil, err
 	}
 	spec := new(specs.Spec)
-	if err := json.Unmarshal(b, spec); err != nil {
+	if err := decodeSpec(b, spec); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.path(configFile), err)
 	}
 	return spec, nil

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -39,11 +40,16 @@ func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (*Proc
 	defer c.close()
 	c.record = record{
 		ID: id, Bundle: bundle, Rootfs: spec.Root.Path, Created: time.Now().UTC(),
-		Annotations: spec.Annotations, Hooks: spec.Hooks, HasProcess: spec.Process != nil, SharedPID: sharedPID(spec),
+		Annotations: spec.Annotations, HasProcess: spec.Process != nil, SharedPID: sharedPID(spec),
 	}
 
 	var undone undo.Stack
 	undone.Push(func(context.Context) error { return os.RemoveAll(c.dir) })
+	if spec.Hooks != nil {
+		if c.Hooks, err = json.Marshal(spec.Hooks); err != nil {
+			return nil, undone.Run(err)
+		}
+	}
 	cr := &creation{Runtime: r, container: c, spec: spec, options: o, undo: &undone}
 	p, err := cr.run(ctx, raw)
 	if err != nil {

@@ -109,7 +109,10 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if !c.HasProcess {
 		return fmt.Errorf("container %s has no process to start: %w", id, errdefs.ErrFailedPrecondition)
 	}
-	hooks := c.Hooks
+	hooks, err := c.hooks()
+	if err != nil {
+		return err
+	}
 	if hooks != nil {
 		if err := r.startContainer(ctx, c, hooks.StartContainer); err != nil {
 			return r.stopAfter(ctx, c, err)
@@ -295,8 +298,12 @@ func (r *Runtime) destroy(ctx context.Context, c *container) error {
 			return err
 		}
 	}
-	if c.Hooks != nil {
-		r.poststop(ctx, c.Hooks.Poststop, c.state(specs.StateStopped))
+	hooks, err := c.hooks()
+	if err != nil {
+		r.warn(err.Error()) // no reason to keep the rest
+	}
+	if hooks != nil {
+		r.poststop(ctx, hooks.Poststop, c.state(specs.StateStopped))
 	}
 	return c.remove()
 }
