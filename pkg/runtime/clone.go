@@ -47,7 +47,7 @@ func (cr *creation) clone() error {
 		}
 		return f, err
 	}
-	results, err := keep(openFile(cr.path(resultsFile), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600))
+	results, err := keep(cr.resultsFile())
 	if err != nil {
 		return err
 	}
@@ -136,6 +136,15 @@ func (cr *creation) clone() error {
 		return err
 	}
 	return nil
+}
+
+// resultsFile makes the file that the script's results go to. Start reads it, too,
+// unless it is done with the create.
+func (cr *creation) resultsFile() (*os.File, error) {
+	if cr.atOnce() {
+		return memoryFile(resultsFile, nil)
+	}
+	return openFile(cr.path(resultsFile), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
 }
 
 // adopt takes the child of the cloned process, which ends, for the first process.

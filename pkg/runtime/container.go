@@ -112,11 +112,43 @@ func (r *Runtime) open(id string) (*container, error) {
 	if err := c.flock(); err != nil {
 		return nil, err
 	}
+	if r.recall(c) {
+		return c, nil
+	}
 	if err := c.read(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		_ = c.lock.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// remember keeps the record of a container that was just made.
+func (r *Runtime) remember(c *container) {
+	known := c.record
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last, r.lastBorn = &known, c.born()
+}
+
+// recall takes the record from memory, if it is that of the container in c's folder.
+func (r *Runtime) recall(c *container) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == nil || r.last.ID != c.ID || r.lastBorn.Sec == 0 || r.lastBorn != c.born() {
+		return false
+	}
+	c.record = *r.last
+	return true
+}
+
+// born is when the container's folder was made, which tells it from an earlier
+// one of the same name; zero where the file system does not know.
+func (c *container) born() unix.StatxTimestamp {
+	var st unix.Statx_t
+	if err := unix.Statx(int(c.lock.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &st); err != nil || st.Mask&unix.STATX_BTIME == 0 {
+		return unix.StatxTimestamp{}
+	}
+	return st.Btime
 }
 
 func (c *container) flock() error {

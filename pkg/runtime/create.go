@@ -55,6 +55,7 @@ func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (*Proc
 	if err != nil {
 		return nil, undone.Run(err)
 	}
+	r.remember(c)
 	return p, nil
 }
 

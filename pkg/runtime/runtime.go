@@ -5,6 +5,9 @@ package runtime
 import (
 	"fmt"
 	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 )
@@ -17,6 +20,12 @@ type Runtime struct {
 	// Warn is told, in one sentence each, what the host lacks and what that
 	// means for the container. May be nil.
 	Warn func(string)
+
+	// The record of the container that this Runtime has made last, and when its
+	// folder was made: records do not change, so it need not be read again.
+	mu       sync.Mutex
+	last     *record
+	lastBorn unix.StatxTimestamp
 }
 
 // IO is what a process gets as its standard streams. For a terminal
