@@ -72,7 +72,7 @@ func TestPlan(t *testing.T) {
 			source:    "linux.resources.memory.swap",
 		},
 		"memory of cgroup v1": {
-			resources: specs.LinuxResources{Memory: &specs.LinuxMemory{Swappiness: ptr(uint64(0)), DisableOOMKiller: ptr(true), Kernel: ptr(int64(1)), KernelTCP: ptr(int64(1))}},
+			resources: specs.LinuxResources{Memory: &specs.LinuxMemory{Swappiness: ptr(uint64(0)), DisableOOMKiller: ptr(true), Kernel: ptr(int64(1)), KernelTCP: ptr(int64(1))}}, //nolint:staticcheck // deprecated, not gone
 			warning:   "linux.resources.memory.disableOOMKiller is not applied: cgroup v2 has no such parameter; processes of the container are killed",
 		},
 		"cpu period alone": {

@@ -65,7 +65,7 @@ func (p *plan) memory(r *specs.LinuxResources) error {
 // memoryV1 warns of the fields that only cgroup v1 had.
 func (p *plan) memoryV1(memory *specs.LinuxMemory) {
 	const gone = " is not applied: cgroup v2 has no such parameter; "
-	if value(memory.Kernel) > 0 {
+	if value(memory.Kernel) > 0 { //nolint:staticcheck // deprecated, but bundles have it: a warning says what becomes of it
 		p.warn("linux.resources.memory.kernel" + gone + "kernel memory counts towards memory.max")
 	}
 	if value(memory.KernelTCP) > 0 {
