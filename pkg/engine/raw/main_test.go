@@ -2,6 +2,7 @@ package raw
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -60,8 +62,19 @@ const insideVar = "SANDBOX_TEST_NETNS" // set in the private namespace
 // inNetNS runs all tests in a network namespace of their own, which plays the
 // host: their bridge, rules and ports are not the real one's.
 func inNetNS() int {
+	static, err := staticRuntime()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if static != "" {
+		defer os.RemoveAll(filepath.Dir(static))
+	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), insideVar+"=1")
+	if static != "" {
+		cmd.Env = append(cmd.Env, "SANDBOX_RUNTIME="+static)
+	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
 	if err := cmd.Run(); cmd.ProcessState == nil {
@@ -69,6 +82,32 @@ func inNetNS() int {
 		return 1
 	}
 	return cmd.ProcessState.ExitCode()
+}
+
+// staticRuntime builds sandbox-runtime if this binary can't stand in for it: one
+// that cgo has linked dynamically finds no loader in a container. Otherwise it
+// returns "".
+func staticRuntime() (string, error) {
+	self, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		return "", err
+	}
+	defer self.Close()
+	interpreted := slices.ContainsFunc(self.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
+	if !interpreted || os.Getenv("SANDBOX_RUNTIME") != "" {
+		return "", nil
+	}
+	dir, err := os.MkdirTemp("", "sbt-raw-runtime-")
+	if err != nil {
+		return "", err
+	}
+	to := filepath.Join(dir, "sandbox-runtime")
+	build := exec.Command("go", "build", "-o", to, "../../../cmd/sandbox-runtime")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", errors.Join(fmt.Errorf("build sandbox-runtime: %w: %s", err, out), os.RemoveAll(dir))
+	}
+	return to, nil
 }
 
 // testImage is the built-in one.
