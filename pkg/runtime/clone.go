@@ -19,16 +19,10 @@ import (
 // clone writes the script and starts the first process with it.
 func (cr *creation) clone() error {
 	host, last := hostCapabilities()
-	var filter *seccomp.Filter
-	if s := cr.spec.Linux.Seccomp; s != nil {
-		f, warnings, err := seccomp.Compile(s)
-		if err != nil {
-			return err
-		}
-		_ = warnings // calls that this kernel does not know: nothing to filter
-		filter = &f
+	filter, err := cr.filter()
+	if err != nil {
+		return err
 	}
-
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return err
@@ -72,11 +66,7 @@ func (cr *creation) clone() error {
 		}
 	}
 
-	b := &builder{
-		Script: script.New(cr.Trace.Enabled()), trace: cr.Trace, spec: cr.spec, warn: func(s string) { cr.warn(s) },
-		userns: cr.ns.own(unix.CLONE_NEWUSER),
-	}
-	cr.b = b
+	b := cr.newBuilder()
 	defer b.close()
 	b.stdio(cr.options.IO, null)
 	b.sync = b.file(theirs)
@@ -145,6 +135,28 @@ func (cr *creation) resultsFile() (*os.File, error) {
 		return memoryFile(resultsFile, nil)
 	}
 	return openFile(cr.path(resultsFile), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
+}
+
+// filter compiles the container's seccomp profile; nil if it has none. What the
+// compiler leaves out are calls that this kernel does not know: nothing to filter.
+func (cr *creation) filter() (*seccomp.Filter, error) {
+	if cr.spec.Linux.Seccomp == nil {
+		return nil, nil
+	}
+	f, _, err := seccomp.Compile(cr.spec.Linux.Seccomp)
+	if err != nil {
+		return nil, err
+	}
+	return &f, nil
+}
+
+// newBuilder begins the script of the process that is to be made.
+func (cr *creation) newBuilder() *builder {
+	cr.b = &builder{
+		Script: script.New(cr.Trace.Enabled()), trace: cr.Trace, spec: cr.spec, warn: func(s string) { cr.warn(s) },
+		userns: cr.ns.own(unix.CLONE_NEWUSER),
+	}
+	return cr.b
 }
 
 // adopt takes the child of the cloned process, which ends, for the first process.

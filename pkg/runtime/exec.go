@@ -17,7 +17,6 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/linux/cgroup"
 	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 	"github.com/sandboxlabs/sandbox/pkg/linux/script"
-	"github.com/sandboxlabs/sandbox/pkg/linux/seccomp"
 )
 
 // ExecOptions are the choices of `exec` that the process does not hold.
@@ -113,13 +112,9 @@ func (cr *creation) exec(ctx context.Context, program string, o ExecOptions) (*P
 	p.Env = environ(p, func() []byte { return passwdIn("/proc/"+strconv.Itoa(cr.PID)+"/root", nil) })
 	cr.spec.Process = p
 	host, last := hostCapabilities()
-	var filter *seccomp.Filter
-	if s := cr.spec.Linux.Seccomp; s != nil {
-		f, _, err := seccomp.Compile(s)
-		if err != nil {
-			return nil, err
-		}
-		filter = &f
+	filter, err := cr.filter()
+	if err != nil {
+		return nil, err
 	}
 	ours, theirs, err := socketpair()
 	if err != nil {
@@ -140,11 +135,7 @@ func (cr *creation) exec(ctx context.Context, program string, o ExecOptions) (*P
 	}
 	defer null.Close()
 
-	b := &builder{
-		Script: script.New(cr.Trace.Enabled()), trace: cr.Trace, spec: cr.spec, warn: func(s string) { cr.warn(s) },
-		userns: cr.ns.own(unix.CLONE_NEWUSER),
-	}
-	cr.b = b
+	b := cr.newBuilder()
 	b.stdio(o.IO, null)
 	b.sync = b.file(theirs)
 	resultsFD := b.file(results)

@@ -26,13 +26,8 @@ func (cr *creation) forwardListener(fd int) error {
 	if err != nil {
 		return err
 	}
-	sock, err := connect(s.ListenerPath)
-	if err != nil {
+	if err := sendTo(s.ListenerPath, state, fd); err != nil {
 		return fmt.Errorf("linux.seccomp.listenerPath: %w", err)
-	}
-	defer unix.Close(sock)
-	if err := unix.Sendmsg(sock, state, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL); err != nil {
-		return fmt.Errorf("send to seccomp listener %s: %w", s.ListenerPath, err)
 	}
 	return nil
 }
@@ -43,13 +38,21 @@ func sendPIDFD(path string, p *script.Process) error {
 	if path == "" {
 		return nil
 	}
-	sock, err := connect(path)
-	if err != nil {
+	if err := sendTo(path, []byte("pidfd"), p.PIDFD); err != nil {
 		return fmt.Errorf("--pidfd-socket: %w", err)
 	}
+	return nil
+}
+
+// sendTo sends message, and with it the descriptor fd, to the unix socket at path.
+func sendTo(path string, message []byte, fd int) error {
+	sock, err := connect(path)
+	if err != nil {
+		return err
+	}
 	defer unix.Close(sock)
-	if err := unix.Sendmsg(sock, []byte("pidfd"), unix.UnixRights(p.PIDFD), nil, unix.MSG_NOSIGNAL); err != nil {
-		return fmt.Errorf("send pidfd to %s: %w", path, err)
+	if err := unix.Sendmsg(sock, message, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("send to %s: %w", path, err)
 	}
 	return nil
 }
