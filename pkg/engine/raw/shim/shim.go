@@ -25,6 +25,10 @@ import (
 // socket can keep a pipe open that long.
 const drainTime = time.Second
 
+// killTimeout bounds the wait for processes that were sent SIGKILL: one can be
+// stuck in the kernel, for example in I/O on a dead NFS server.
+const killTimeout = 10 * time.Second
+
 // shim is one container and its clients.
 type shim struct {
 	opts     protocol.Container
@@ -115,6 +119,30 @@ func (s *shim) start(ctx context.Context, a *answer) (protocol.Reply, error) {
 	return protocol.Reply{PID: s.init.pid, Started: now}, nil
 }
 
+// killRest ends what the first process of a shared PID namespace has left
+// behind, which the kernel does not, and waits until it is gone: a container
+// that has exited runs nothing.
+func (s *shim) killRest() error {
+	err := s.runtime(nil).Kill(s.opts.ID, unix.SIGKILL, true)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	cg, err := s.runtime(nil).OpenCgroup(s.opts.ID)
+	if errdefs.IsFailedPrecondition(err) {
+		return nil // a host without cgroup v2: create has warned of it
+	}
+	if err != nil {
+		return err
+	}
+	defer cg.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	return cg.WaitEmpty(ctx)
+}
+
 func (s *shim) startedAt() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,9 +157,7 @@ func (s *shim) goneError() error {
 func (s *shim) run() {
 	<-s.init.ended
 	if s.opts.SharedPID {
-		if err := s.runtime(nil).Kill(s.opts.ID, unix.SIGKILL, true); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
-			warn(err)
-		}
+		warn(s.killRest())
 	}
 	s.startMu.Lock() // a start that fails ends the process before it returns
 	startErr := s.startErr
