@@ -127,12 +127,3 @@ type Task struct {
 	Took   time.Duration `json:"took_ns,omitempty"`
 	Error  string        `json:"error,omitempty"`
 }
-
-// Image is one row of `image ls`.
-type Image struct {
-	Name    string    `json:"name"`
-	ID      string    `json:"id"` // digest of the config
-	Size    int64     `json:"size"`
-	Created time.Time `json:"created,omitzero"`
-	Source  string    `json:"source"` // built-in, archive, registry, recipe
-}
