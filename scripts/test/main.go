@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,13 +26,15 @@ func main() {
 	run := flag.String("run", "", "run only tests that match this regular expression, as go test's -run")
 	sudo := flag.Bool("sudo", os.Geteuid() != 0, "run the host's tests as root, by sudo")
 	timeout := flag.Duration("timeout", 5*time.Minute, "limit for each package; the virtual machine as a whole has twice that")
+	slow := flag.String("slow", "", "packages, separated by commas, to test when all others are done, with a limit of their own")
+	slowTimeout := flag.Duration("slow-timeout", time.Hour, "limit for each of the slow packages")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
 	// One package at a time: they share the kernel's one set of names. The
 	// virtual machine keeps another processor busy.
-	host := []string{"go", "test", "-json", "-count=1", "-vet=off", "-p=1", "-timeout", timeout.String()}
+	host := []string{"go", "test", "-json", "-count=1", "-vet=off", "-p=1"}
 	guest := []string{"scripts/vm-test", "-t", fmt.Sprint(int(2 * timeout.Seconds())), "--json", "--packages"}
 	guest = append(guest, strings.FieldsFunc(*vm, func(r rune) bool { return r == ',' })...)
 	if *sudo {
@@ -41,7 +44,16 @@ func main() {
 		host = append(host, "-run", *run)
 		guest = append(guest, "--", "-test.run="+*run)
 	}
-	host = append(host, flag.Args()...)
+	var patient []string
+	if *slow != "" {
+		patient = append(append(slices.Clone(host), "-timeout", slowTimeout.String()), strings.Split(*slow, ",")...)
+	}
+	packages, err := without(flag.Args(), strings.Split(*slow, ","))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	host = append(append(host, "-timeout", timeout.String()), packages...)
 
 	start := time.Now()
 	r := newReport(os.Stdout)
@@ -51,10 +63,41 @@ func main() {
 		wg.Go(func() { r.command(ctx, "vm", guest) })
 	}
 	wg.Wait()
+	// They use the whole machine for minutes, which others would feel.
+	if patient != nil && ctx.Err() == nil {
+		r.command(ctx, "host", patient)
+	}
 	fmt.Printf("\n%.0f s\n", time.Since(start).Seconds())
 	if !r.summary() {
 		os.Exit(1)
 	}
+}
+
+// without lists the packages that patterns mean, but for some.
+func without(patterns, some []string) ([]string, error) {
+	some = slices.DeleteFunc(some, func(s string) bool { return s == "" })
+	if len(some) == 0 {
+		return patterns, nil
+	}
+	all, err := list(patterns)
+	if err != nil {
+		return nil, err
+	}
+	left, err := list(some)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(p string) bool { return slices.Contains(left, p) }), nil
+}
+
+func list(patterns []string) ([]string, error) {
+	cmd := exec.Command("go", append([]string{"list"}, patterns...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w", err)
+	}
+	return strings.Fields(string(out)), nil
 }
 
 // command runs one stream of test events to its end.
