@@ -96,6 +96,9 @@ func (s *Store) sweepLayers(ctx context.Context, keep map[string]bool, got *Recl
 
 func (s *Store) sweepIngest(ctx context.Context) error {
 	return eachEntry(ctx, s.ingestDir(), func(path string) error {
+		if filepath.Base(path) == partialDir {
+			return s.sweepPartials(ctx, false)
+		}
 		dir, isLock := strings.CutSuffix(path, stagingLock)
 		if !isLock {
 			if _, err := os.Lstat(path + stagingLock); err == nil {
