@@ -36,6 +36,8 @@ type record struct {
 	StopSignal string `json:"stop_signal,omitempty"`
 	// IDs are the host's that --userns auto has given to it.
 	IDs bundle.IDRange `json:"ids,omitzero"`
+	// Layer is set for a run of RunLayer, which ends with its daemon.
+	Layer bool `json:"layer,omitempty"`
 	// BootID is the kernel's boot that the container belongs to.
 	BootID string `json:"boot_id"`
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/engine"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw/bundle"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw/network"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw/shim/protocol"
@@ -37,6 +38,10 @@ type creation struct {
 
 	image image.Image
 	lower []string
+	// layer is set for a run over folders instead of an image, and made is what
+	// its mounts leave there.
+	layer *engine.LayerRun
+	made  mountPoints
 	join  bundle.Join
 
 	endpoint network.Endpoint // zero but for a container on the bridge
@@ -46,28 +51,37 @@ type creation struct {
 // Create makes a container in which everything but the user's program is
 // there. What fails leaves nothing behind.
 func (e *Engine) Create(ctx context.Context, spec api.ContainerSpec, trace *explain.Tracer) (api.Container, error) {
-	if err := checkName(spec.Name); err != nil {
+	cr, err := e.create(ctx, newID(), spec, nil, trace)
+	if err != nil {
 		return api.Container{}, err
+	}
+	return cr.c.snapshot(), nil
+}
+
+// create is Create, over the folders of layer if there is one.
+func (e *Engine) create(ctx context.Context, id string, spec api.ContainerSpec, layer *engine.LayerRun, trace *explain.Tracer) (*creation, error) {
+	if err := checkName(spec.Name); err != nil {
+		return nil, err
 	}
 	e.creating.RLock()
 	defer e.creating.RUnlock()
 	boot, err := bootID()
 	if err != nil {
-		return api.Container{}, err
+		return nil, err
 	}
-	cr := &creation{Engine: e, trace: withFlags(trace, spec.Flags)}
-	cr.c = e.newContainer(record{BootID: boot, Container: api.Container{
-		ID: newID(), Name: spec.Name, Engine: Name, Image: spec.Image,
+	cr := &creation{Engine: e, trace: withFlags(trace, spec.Flags), layer: layer}
+	cr.c = e.newContainer(record{BootID: boot, Layer: layer != nil, Container: api.Container{
+		ID: id, Name: spec.Name, Engine: Name, Image: spec.Image,
 		Status: api.StatusCreating, Created: time.Now().UTC(), Spec: spec,
 	}})
 	cr.c.op.Lock()
 	defer cr.c.op.Unlock()
 	if err := cr.run(ctx); err != nil {
-		return api.Container{}, cr.undo.Run(err)
+		return nil, cr.undo.Run(err)
 	}
 	s := cr.c.snapshot()
 	e.Log.Info("container created", zap.String("id", s.ID), zap.String("name", s.Name), zap.String("image", s.Image))
-	return s, nil
+	return cr, nil
 }
 
 // run is the creation, step by step.
@@ -147,6 +161,10 @@ func (cr *creation) createSources() error {
 
 // resolve finds the image and unpacks what of it is not unpacked yet.
 func (cr *creation) resolve(ctx context.Context) (err error) {
+	if cr.layer != nil {
+		cr.lower = cr.layer.LowerDirs
+		return nil
+	}
 	if cr.image, err = cr.Images.Resolve(cr.c.rec.Spec.Image); err != nil {
 		return err
 	}
@@ -196,12 +214,22 @@ func (cr *creation) intend() error {
 	if err := os.MkdirAll(files.Bundle(), 0o700); err != nil {
 		return err
 	}
+	if len(cr.lower) == 0 { // overlayfs wants one
+		scratch := filepath.Join(files.Dir, "scratch")
+		if err := errors.Join(os.Mkdir(scratch, 0o755), os.Chmod(scratch, 0o755)); err != nil {
+			return err
+		}
+		cr.lower = []string{scratch}
+	}
 	if rec.Spec.UserNS == "auto" {
 		cr.reserveIDs()
 	}
 	return cr.c.update(func(r *record) {
 		r.ImageID = cr.image.ID.String()
 		r.LowerDirs, r.UpperDir = cr.lower, files.Upper()
+		if cr.layer != nil {
+			r.UpperDir = cr.layer.UpperDir
+		}
 		r.Rootfs, r.LogPath = files.Rootfs(), files.Log()
 		r.StopSignal = bundle.StopSignal(r.Spec, cr.image.Config.Config.StopSignal)
 		if parent := cr.cgroupParentDir(); parent != "" {
@@ -218,12 +246,16 @@ func (cr *creation) prepare() error {
 	if err != nil {
 		return err
 	}
-	if err := overlay.Prepare(cr.lower, files.Upper(), files.Work(), mapping); err != nil {
+	upper, work := rec.UpperDir, files.Work()
+	if cr.layer != nil {
+		work = workOf(upper) // on the same mount
+	}
+	if err := overlay.Prepare(cr.lower, upper, work, mapping); err != nil {
 		return err
 	}
 	return cr.conn.Send(protocol.Request{Op: protocol.OpPrepare, Explain: cr.trace.Enabled(), Container: &protocol.Container{
 		ID: rec.ID, Files: files, RuntimeRoot: cr.Dirs.RuntimeRoot(),
-		LowerDirs: cr.lower, Mapping: mapping,
+		LowerDirs: cr.lower, UpperDir: upper, WorkDir: work, Mapping: mapping,
 		TTY: rec.Spec.TTY, OpenStdin: rec.Spec.OpenStdin,
 		SharedPID: rec.Spec.PIDMode != "" && rec.Spec.PIDMode != "private",
 		LogSize:   logSize, LogFiles: logFiles,
@@ -321,6 +353,15 @@ func (cr *creation) writeBundle(rootfs *os.File) error {
 	cr.c.mu.Unlock()
 	if err := cr.writeEtc(spec.Hostname); err != nil {
 		return err
+	}
+	if cr.layer != nil {
+		targets := make([]string, len(spec.Mounts))
+		for i, m := range spec.Mounts {
+			targets[i] = m.Destination
+		}
+		if cr.made, err = findMountPoints(rootfs, cr.layer.UpperDir, targets); err != nil {
+			return err
+		}
 	}
 	b, err := json.Marshal(spec)
 	if err != nil {

@@ -63,6 +63,7 @@ type Engine struct {
 	ready bool                  // Sweep has run
 	byID  map[string]*container // with those that are being created
 	names map[string]*container
+	views map[string][]string // lower folders of MountLayers' views, by ID
 
 	host func() (bundle.Host, error) // read once: it does not change
 
@@ -82,7 +83,7 @@ func New(cfg Config) *Engine {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	e := &Engine{Config: cfg, byID: map[string]*container{}, names: map[string]*container{}}
+	e := &Engine{Config: cfg, byID: map[string]*container{}, names: map[string]*container{}, views: map[string][]string{}}
 	e.host = sync.OnceValues(func() (bundle.Host, error) { return bundle.ReadHost("/proc", "/sys") })
 	e.ctx, e.close = context.WithCancel(context.Background())
 	return e
@@ -153,7 +154,7 @@ func (e *Engine) GC(ctx context.Context) (image.Reclaimed, error) {
 	if err != nil {
 		return image.Reclaimed{}, err
 	}
-	var used []string
+	used := e.viewed()
 	for _, c := range list {
 		used = append(used, c.LowerDirs...)
 	}
@@ -181,6 +182,7 @@ func (e *Engine) Purge(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(
+		e.sweepViews(),
 		e.removeCgroup(ctx, e.CgroupParent),
 		os.RemoveAll(e.Dirs.Containers()), os.RemoveAll(e.Dirs.RunContainers()), os.RemoveAll(e.Dirs.RuntimeRoot()),
 	)

@@ -27,7 +27,8 @@ import (
 //   - one that has exited is listed, or removed if it has AutoRemove;
 //   - one whose creation was cut off is undone, as is one that only its
 //     dead client would have started (AutoRemove);
-//   - one whose shim was killed is killed;
+//   - one whose shim was killed is killed, as is one that ran for RunLayer;
+//   - views of layers are unmounted;
 //   - whatever has no intent (folders, runtime state, cgroups, shims, and with
 //     them mounts and network namespaces; leases, links and rules) is removed.
 //
@@ -35,9 +36,10 @@ import (
 // something could not be removed.
 func (e *Engine) Sweep(ctx context.Context) error {
 	var errs []error
+	var cut []record
 	keep := map[string]bool{}
 	for _, id := range subfolders(e.Dirs.Containers()) {
-		c, err := e.load(id)
+		c, err := e.load(id, &cut)
 		if err == nil && c == nil {
 			continue // no intent, or a creation that was cut off
 		}
@@ -49,7 +51,10 @@ func (e *Engine) Sweep(ctx context.Context) error {
 		e.byID[id], e.names[c.name()] = c, c
 		e.mu.Unlock()
 	}
-	errs = append(errs, e.sweepOrphans(ctx, keep))
+	errs = append(errs, e.sweepOrphans(ctx, keep), e.sweepViews())
+	for _, rec := range cut {
+		errs = append(errs, sweepLayer(rec)) // nobody has it mounted any more
+	}
 	e.mu.Lock()
 	e.ready = true
 	all := make([]*container, 0, len(e.byID))
@@ -64,11 +69,17 @@ func (e *Engine) Sweep(ctx context.Context) error {
 }
 
 // load reads a container's intent. It returns nil for one that must go.
-func (e *Engine) load(id string) (*container, error) {
+// Runs over layers, which go too, it adds to cut.
+func (e *Engine) load(id string, cut *[]record) (*container, error) {
 	var rec record
 	files := e.Dirs.Container(id)
 	if err := state.ReadJSON(files.Intent(), &rec); err != nil {
 		e.Log.Warn("container without a readable intent is removed", zap.String("id", id), zap.Error(err))
+		return nil, nil
+	}
+	if rec.ID == id && rec.Layer {
+		e.Log.Warn("build step whose daemon has died is removed", zap.String("id", id))
+		*cut = append(*cut, rec)
 		return nil, nil
 	}
 	if rec.ID != id || rec.Name == "" || rec.Status == api.StatusCreating {

@@ -30,9 +30,9 @@ func (s *shim) mountRootfs(trace *explain.Tracer) error {
 	}
 	opts := overlay.Options{Source: "root.path"}
 	if m := s.opts.Mapping; len(m.UIDs) > 0 {
-		return overlay.MountIDMapped(files.Rootfs(), s.opts.LowerDirs, files.Upper(), files.Work(), m, opts, trace)
+		return overlay.MountIDMapped(files.Rootfs(), s.opts.LowerDirs, s.opts.UpperDir, s.opts.WorkDir, m, opts, trace)
 	}
-	return overlay.Mount(files.Rootfs(), s.opts.LowerDirs, files.Upper(), files.Work(), opts, trace)
+	return overlay.Mount(files.Rootfs(), s.opts.LowerDirs, s.opts.UpperDir, s.opts.WorkDir, opts, trace)
 }
 
 func (s *shim) unmountRootfs() error { return overlay.Unmount(s.opts.Files.Rootfs(), nil) }

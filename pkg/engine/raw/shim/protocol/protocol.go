@@ -100,6 +100,8 @@ type Container struct {
 	Files       state.Files `json:"files"`
 	RuntimeRoot string      `json:"runtime_root"` // runtime.Runtime.Root
 	LowerDirs   []string    `json:"lower_dirs"`   // top layer first
+	UpperDir    string      `json:"upper_dir"`
+	WorkDir     string      `json:"work_dir"` // overlayfs' own
 	// Mapping is the user namespace; zero without one.
 	Mapping   overlay.Mapping `json:"mapping,omitzero"`
 	TTY       bool            `json:"tty,omitempty"`
