@@ -1,147 +1,22 @@
 package image
 
 import (
-	"bytes"
-	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log"
-	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-// upstream is a registry in memory, with faults, that counts what it sends.
-type upstream struct {
-	host string
-	http.Handler
-
-	mu   sync.Mutex
-	sent map[string]int64 // body bytes by the last part of the path
-	gets map[string]int
-	// fault may answer instead of the registry.
-	fault func(w http.ResponseWriter, r *http.Request) bool
-	// cut is after how many bytes of a blob the connection breaks; 0 never.
-	cut func() int64
-}
-
-func newUpstream(t testing.TB) *upstream {
-	t.Helper()
-	u := &upstream{sent: map[string]int64{}, gets: map[string]int{},
-		Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)))}
-	srv := httptest.NewServer(http.HandlerFunc(u.serve))
-	t.Cleanup(srv.Close)
-	u.host = strings.TrimPrefix(srv.URL, "http://")
-	return u
-}
-
-func (u *upstream) serve(w http.ResponseWriter, r *http.Request) {
-	u.mu.Lock()
-	fault, cut := u.fault, u.cut
-	u.mu.Unlock()
-	if fault != nil && fault(w, r) {
-		return
-	}
-	c := &cutWriter{ResponseWriter: w, u: u, item: filepath.Base(r.URL.Path), left: 1 << 62}
-	if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
-		u.mu.Lock()
-		u.gets[c.item]++
-		u.mu.Unlock()
-		if cut != nil {
-			c.left = cut()
-		}
-	}
-	u.Handler.ServeHTTP(c, r)
-}
-
-type cutWriter struct {
-	http.ResponseWriter
-	u    *upstream
-	item string
-	left int64
-}
-
-func (c *cutWriter) Write(p []byte) (int, error) {
-	short := int64(len(p)) >= c.left
-	if short {
-		p = p[:c.left]
-	}
-	n, err := c.ResponseWriter.Write(p)
-	c.left -= int64(n)
-	c.u.mu.Lock()
-	c.u.sent[c.item] += int64(n)
-	c.u.mu.Unlock()
-	if short {
-		c.ResponseWriter.(http.Flusher).Flush()
-		panic(http.ErrAbortHandler)
-	}
-	return n, err
-}
-
-func (u *upstream) put(t testing.TB, path, mediaType string, data []byte) {
-	t.Helper()
-	r := httptest.NewRequest(http.MethodPut, path, bytes.NewReader(data))
-	r.Header.Set("Content-Type", mediaType)
-	w := httptest.NewRecorder()
-	u.Handler.ServeHTTP(w, r)
-	if w.Code >= 300 {
-		t.Fatalf("PUT %s: %d %s", path, w.Code, w.Body)
-	}
-}
-
-// push uploads the image of a under an index, and returns the index's digest.
-func (u *upstream) push(t testing.TB, a *archive, repo, tag string) digest.Digest {
-	t.Helper()
-	a.seal(t)
-	for name, data := range a.files {
-		if hex, ok := strings.CutPrefix(name, "blobs/sha256/"); ok {
-			r := httptest.NewRequest(http.MethodPost, "/v2/"+repo+"/blobs/uploads/?digest=sha256:"+hex, bytes.NewReader(data))
-			w := httptest.NewRecorder()
-			u.Handler.ServeHTTP(w, r)
-			if w.Code != http.StatusCreated {
-				t.Fatalf("upload: %d %s", w.Code, w.Body)
-			}
-		}
-	}
-	desc := a.index.Manifests[0]
-	u.put(t, "/v2/"+repo+"/manifests/"+desc.Digest.String(), ispec.MediaTypeImageManifest, a.files["blobs/sha256/"+desc.Digest.Encoded()])
-	desc.Annotations = nil
-	desc.Platform = &a.config.Platform
-	index := ispec.Index{MediaType: ispec.MediaTypeImageIndex, Manifests: []ispec.Descriptor{desc}}
-	index.SchemaVersion = 2
-	data, err := json.Marshal(index)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.put(t, "/v2/"+repo+"/manifests/"+tag, ispec.MediaTypeImageIndex, data)
-	return digest.FromBytes(data)
-}
-
-// noiseLayer is a layer that does not compress.
-func noiseLayer(t testing.TB, size int) []byte {
-	t.Helper()
-	noise := make([]byte, size)
-	if _, err := rand.Read(noise); err != nil {
-		t.Fatal(err)
-	}
-	return tarOf(t, file("noise", string(noise)))
-}
 
 func TestPull(t *testing.T) {
 	s, u := newStore(t), newUpstream(t)
@@ -174,155 +49,16 @@ func TestPull(t *testing.T) {
 		t.Errorf("left in ingest: %v", left)
 	}
 	// What is there is not fetched again, not even for another name.
-	clear(u.gets)
+	u.mend()
 	for _, ref := range []string{"/team/app:v1", "/team/app@" + root.String(), "/team/app:v1@" + img.Descriptor.Digest.String()} {
 		if again, err := s.Pull(t.Context(), u.host+ref, PullOptions{}); err != nil || again.ID != img.ID {
 			t.Errorf("%s: %v, %v", ref, again.ID, err)
 		}
 	}
+	u.idle()
 	if len(u.gets) > 0 {
 		t.Errorf("fetched again: %v", u.gets)
 	}
-}
-
-// Every connection breaks after 300 kB; no byte comes twice.
-func TestPullResumesWithinOnePull(t *testing.T) {
-	s, u := newStore(t), newUpstream(t)
-	u.push(t, newArchive(t, "x", noiseLayer(t, 2<<20), noiseLayer(t, 1<<20)), "app", "latest")
-	u.cut = func() int64 { return 300_000 }
-	img, err := s.Pull(t.Context(), u.host+"/app", PullOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range img.Manifest.Layers {
-		if got := u.sent[l.Digest.String()]; got != l.Size {
-			t.Errorf("layer of %d bytes: %d were sent", l.Size, got)
-		}
-		if u.gets[l.Digest.String()] < 4 {
-			t.Errorf("layer came in %d requests", u.gets[l.Digest.String()])
-		}
-	}
-	checkCleanPull(t, s)
-}
-
-// checkCleanPull is checkClean for an image whose index blob is kept.
-func checkCleanPull(t testing.TB, s *Store) {
-	t.Helper()
-	if left := listing(t, s.ingestDir()); len(left) > 0 {
-		t.Errorf("left in ingest: %v", left)
-	}
-}
-
-// A pull is interrupted ten times at random points; GC runs in between. The
-// next one comes to the same result with what is missing.
-func TestPullInterrupted(t *testing.T) {
-	s, u := newStore(t), newUpstream(t)
-	layer := noiseLayer(t, 8<<20)
-	u.push(t, newArchive(t, "x", layer, noiseLayer(t, 2<<20)), "app", "latest")
-	interrupted := 0
-	for range 10 {
-		ctx, cancel := context.WithCancel(t.Context())
-		u.mu.Lock()
-		u.cut = func() int64 {
-			return 1 + mathrand.Int64N(800_000)
-		}
-		u.mu.Unlock()
-		stop := 1 + mathrand.IntN(3)
-		_, err := s.Pull(ctx, u.host+"/app", PullOptions{Progress: func(p PullProgress) {
-			if p.Status == PullFetches {
-				if stop--; stop == 0 {
-					cancel()
-				}
-			}
-		}})
-		cancel()
-		if err == nil {
-			break
-		}
-		interrupted++
-		if !errors.Is(err, context.Canceled) {
-			t.Fatal(err)
-		}
-		if images, err := s.List(); err != nil || len(images) != 0 {
-			t.Fatalf("an interrupted pull left %v, %v", images, err)
-		}
-		if _, err := s.GC(t.Context(), nil); err != nil {
-			t.Fatal(err)
-		}
-		for _, name := range listing(t, s.ingestDir()) {
-			if !strings.HasPrefix(name, partialDir) || strings.HasSuffix(name, stagingLock) {
-				t.Errorf("left in ingest: %s", name)
-			}
-		}
-	}
-	if interrupted == 0 {
-		t.Error("no pull was interrupted")
-	}
-	u.cut = nil
-	clear(u.sent)
-	have := map[string]int64{}
-	for _, name := range listing(t, s.ingestDir()) {
-		if info, err := os.Stat(filepath.Join(s.ingestDir(), name)); err == nil {
-			have["sha256:"+filepath.Base(name)] = info.Size()
-		}
-	}
-	img, err := s.Pull(t.Context(), u.host+"/app", PullOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if img.Config.RootFS.DiffIDs[0] != digest.FromBytes(layer) {
-		t.Error("another image")
-	}
-	if _, err := s.Unpack(t.Context(), img); err != nil {
-		t.Error(err)
-	}
-	for _, l := range img.Manifest.Layers {
-		if got, want := u.sent[l.Digest.String()], l.Size-have[l.Digest.String()]; got != want {
-			t.Errorf("layer of %d bytes, %d missing: %d were sent", l.Size, want, got)
-		}
-	}
-	t.Logf("%d interruptions", interrupted)
-	checkCleanPull(t, s)
-}
-
-const pullEnv = "SBT_PULL" // STORE REF
-
-func TestPullProcess(t *testing.T) {
-	root, ref, ok := strings.Cut(os.Getenv(pullEnv), " ")
-	if !ok {
-		t.Skip("run by TestPullTogether")
-	}
-	if _, err := openStore(t, root).Pull(t.Context(), ref, PullOptions{}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// Three processes and three goroutines want the same: each blob comes once.
-func TestPullTogether(t *testing.T) {
-	s, u := newStore(t), newUpstream(t)
-	u.push(t, newArchive(t, "x", noiseLayer(t, 4<<20), noiseLayer(t, 1<<20)), "app", "latest")
-	var wg sync.WaitGroup
-	for range 3 {
-		wg.Go(func() {
-			cmd := exec.Command("/proc/self/exe", "-test.run=^TestPullProcess$")
-			cmd.Env = append(os.Environ(), pullEnv+"="+filepath.Dir(s.images)+" "+u.host+"/app")
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Errorf("%v: %s", err, out)
-			}
-		})
-		wg.Go(func() {
-			if _, err := s.Pull(t.Context(), u.host+"/app", PullOptions{}); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	for item, n := range u.gets {
-		if n != 1 {
-			t.Errorf("blob %s was fetched %d times", item, n)
-		}
-	}
-	checkCleanPull(t, s)
 }
 
 func TestPullWrongContent(t *testing.T) {
@@ -351,7 +87,7 @@ func TestPullWrongContent(t *testing.T) {
 		t.Errorf("left in ingest: %v", left)
 	}
 	// A damaged partial costs a second request and no more.
-	u.fault = nil
+	u.mend()
 	if err := os.MkdirAll(filepath.Dir(s.partialPath(layer)), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -463,23 +199,29 @@ func TestPullToken(t *testing.T) {
 	}
 }
 
-// A full disk leaves what has come, and with room the pull goes on.
-func TestPullDiskFull(t *testing.T) {
-	s, u := openStore(t, smallDisk(t)), newUpstream(t)
-	u.push(t, newArchive(t, "x", noiseLayer(t, 5<<20)), "app", "latest")
-	filler := filepath.Join(filepath.Dir(s.images), "filler")
-	if err := os.WriteFile(filler, make([]byte, 5<<20), 0o600); err != nil {
+// Plain HTTP goes to this machine only, whatever an answer redirects to.
+func TestPullPlain(t *testing.T) {
+	for host, want := range map[string]bool{
+		"localhost": true, "localhost:5000": true, "127.0.0.1:5000": true, "127.9.9.9": true, "[::1]:5000": true,
+		"docker.io": false, "10.0.0.1:5000": false, "192.168.1.1": false, "localhost.example:80": false, "x.localhost": false,
+	} {
+		if isLoopback(host) != want {
+			t.Errorf("isLoopback(%q) is %t", host, !want)
+		}
+	}
+	s, u := newStore(t), newUpstream(t)
+	_, port, err := net.SplitHostPort(u.host)
+	if err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.Pull(t.Context(), u.host+"/app", PullOptions{})
-	if err == nil || !strings.Contains(err.Error(), "no space left") {
-		t.Errorf("full disk: %v", err)
+	asked := false
+	u.fault = func(http.ResponseWriter, *http.Request) bool { asked = true; return false }
+	// An address that is this machine's too, but does not look like it.
+	if _, err := s.Pull(t.Context(), "0.0.0.0:"+port+"/app", PullOptions{}); !errdefs.IsUnavailable(err) || asked {
+		t.Errorf("plain HTTP: asked %t, %v", asked, err)
 	}
-	if err := os.Remove(filler); err != nil {
-		t.Fatal(err)
+	u.push(t, newArchive(t, "x", tarOf(t, file("a", "1"))), "app", "latest")
+	if _, err := s.Pull(t.Context(), "0.0.0.0:"+port+"/app", PullOptions{Insecure: true}); err != nil {
+		t.Errorf("with leave: %v", err)
 	}
-	if _, err := s.Pull(t.Context(), u.host+"/app", PullOptions{}); err != nil {
-		t.Error(err)
-	}
-	checkCleanPull(t, s)
 }
