@@ -37,7 +37,7 @@ func DebianRoot(ctx context.Context, dirs state.Dirs, d Debian, epoch time.Time,
 	if d.Variant == "" {
 		d.Variant = variants[0]
 	}
-	d.Packages = stringSet(slices.Clone(d.Packages))
+	d.Packages = stringSet(append([]string{}, d.Packages...)) // none is [], never null
 	dir := filepath.Join(dirs.Build(), "debian", debianKey(d, epoch))
 	fs := filepath.Join(dir, "fs")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -87,9 +87,8 @@ func bootstrap(ctx context.Context, d Debian, to string, epoch time.Time, env []
 		args = append(args, "--aptopt="+opt)
 	}
 	args = append(args,
-		// What is this host's alone, and what each container has of its own.
+		// What is this host's alone.
 		`--customize-hook=rm -f "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/etc/resolv.conf "$1"/etc/hostname`,
-		`--customize-hook=find "$1"/dev -mindepth 1 -delete`,
 		d.Suite, to)
 	cmd := exec.CommandContext(ctx, "unshare", args...)
 	cmd.Dir = "/"
@@ -105,6 +104,19 @@ func bootstrap(ctx context.Context, d Debian, to string, epoch time.Time, env []
 	}
 	if err != nil {
 		return fmt.Errorf("mmdebstrap: %w:\n\t%s", err, strings.Join(w.last, "\n\t"))
+	}
+	return emptyFolder(filepath.Join(to, "dev")) // each container has its own
+}
+
+func emptyFolder(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
+			return err
+		}
 	}
 	return nil
 }
