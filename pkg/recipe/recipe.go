@@ -71,7 +71,7 @@ type Smoke struct {
 	Status     int               `yaml:"status,omitempty" doc:"The status that the answer must have. Default: 200."`
 	Body       string            `yaml:"body,omitempty" doc:"A regular expression to be found in the answer's body."`
 	Exec       []string          `yaml:"exec,omitempty" doc:"A command to run in the container, repeated until it succeeds or the timeout."`
-	Timeout    Duration          `yaml:"timeout,omitempty" doc:"For all of the test, as in 90s. Default: 60s."`
+	Timeout    Duration          `yaml:"timeout,omitempty" doc:"How long the test may take from the container's start, as in 90s. Default: 60s."`
 }
 
 // Duration is a time.Duration that is written as 90s or 1m30s.

@@ -44,12 +44,6 @@ func RunSmoke(ctx context.Context, eng engine.Engine, ref string, r *Recipe) err
 }
 
 func (s Smoke) run(ctx context.Context, eng engine.Engine, ref, recipe string) (err error) {
-	timeout := time.Duration(s.Timeout)
-	if timeout == 0 {
-		timeout = smokeTimeout
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("it did not pass within %s", timeout))
-	defer cancel()
 	dir, err := os.MkdirTemp("", "sandbox-smoke-")
 	if err != nil {
 		return err
@@ -63,6 +57,13 @@ func (s Smoke) run(ctx context.Context, eng engine.Engine, ref, recipe string) (
 	if err != nil {
 		return err
 	}
+	// The image is tested, not how long this machine takes to unpack it.
+	timeout := time.Duration(s.Timeout)
+	if timeout == 0 {
+		timeout = smokeTimeout
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("it did not pass within %s", timeout))
+	defer cancel()
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), smokeTimeout)
 		defer cancel()

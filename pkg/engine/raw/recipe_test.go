@@ -25,7 +25,7 @@ func TestSmoke(t *testing.T) {
 		{recipe.Smoke{Name: "environment", Args: shell("echo $A"), Env: []string{"A=b c"}, Expect: "^b c\n$"}, ""},
 		{recipe.Smoke{Name: "HTTP", Args: serve, Port: 8080, Path: "/", Body: "^welcome"}, ""},
 		{recipe.Smoke{Name: "HTTP status", Args: serve, Port: 8080, Path: "/none", Status: 404}, ""},
-		{recipe.Smoke{Name: "HTTP other status", Args: serve, Port: 8080, Path: "/none", Timeout: recipe.Duration(time.Second)}, "within 1s: GET /none: status 404, want 200"},
+		{recipe.Smoke{Name: "HTTP other status", Args: serve, Port: 8080, Path: "/none", Timeout: recipe.Duration(3 * time.Second)}, "within 3s: GET /none: status 404, want 200"},
 		{recipe.Smoke{Name: "port", Args: serve, Port: 8080}, ""},
 		{recipe.Smoke{Name: "crash", Args: shell("echo broken; exit 1"), Port: 8080}, "the container exited with 1"},
 		{recipe.Smoke{Name: "exec", Args: shell("sleep 0.3; touch /ready; sleep 1000"), Exec: shell("test -e /ready && echo yes"), Expect: "yes"}, ""},
