@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/engine"
@@ -31,6 +34,9 @@ type Maker struct {
 	Dirs      state.Dirs
 	// Build builds one image; package build does.
 	Build func(ctx context.Context, b Build, emit func(api.BuildEvent)) (image.Image, error)
+	// Describe attaches to an image what there is to know of it, such as the
+	// list of what is in it. It may be called again for the same image; may be nil.
+	Describe func(ctx context.Context, r *Recipe, img image.Image) error
 	// Engine runs the smoke tests. Without one there are none.
 	Engine engine.Engine
 	// Env is what downloads need of the host: proxies, as KEY=VALUE.
@@ -153,17 +159,40 @@ func (m *Maker) one(ctx context.Context, res *Result, emit func(api.BuildEvent))
 		res.Err = err
 		return
 	}
-	if m.Engine != nil && len(r.Smoke) > 0 {
-		emit(api.BuildEvent{Instruction: "smoke test", Status: "testing"})
-		smoking := time.Now()
-		err := RunSmoke(ctx, m.Engine, img.Name, r)
-		res.Smoked = time.Since(smoking)
-		if err != nil {
+	if m.Describe != nil {
+		if err := m.Describe(ctx, r, img); err != nil {
 			res.Err = err
 			return
 		}
 	}
+	if res.Smoked, err = m.smoke(ctx, r, img, emit); err != nil {
+		res.Err = err
+		return
+	}
 	res.Image = img
+}
+
+// smoke tests an image, unless this very image has passed these very tests: a
+// file named after both remembers it. It returns how long it took.
+func (m *Maker) smoke(ctx context.Context, r *Recipe, img image.Image, emit func(api.BuildEvent)) (time.Duration, error) {
+	if m.Engine == nil || len(r.Smoke) == 0 {
+		return 0, nil
+	}
+	tests, err := yaml.Marshal(r.Smoke)
+	if err != nil {
+		return 0, err
+	}
+	passed := filepath.Join(m.Dirs.Build(), "smoke", digest.FromString(m.Engine.Name()+img.ID.String()+string(tests)).Encoded())
+	if _, err := os.Lstat(passed); err == nil && !m.NoCache {
+		return 0, nil
+	}
+	emit(api.BuildEvent{Instruction: "smoke test", Status: "testing"})
+	begun := time.Now()
+	if err := RunSmoke(ctx, m.Engine, img.Name, r); err != nil {
+		return time.Since(begun), err
+	}
+	emit(api.BuildEvent{Instruction: "smoke test", Status: "done", Took: time.Since(begun)})
+	return time.Since(begun), state.WriteFile(passed, nil, 0o600)
 }
 
 // contexts makes a recipe's contexts: folders and names of images.
