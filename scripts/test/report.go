@@ -32,6 +32,8 @@ type report struct {
 	tests  map[test]*outcome
 	output map[running]*strings.Builder
 	errors int // what failed and is not a test
+	// figures are what tests say they have measured.
+	figures []string
 }
 
 func newReport(out io.Writer) *report {
@@ -48,6 +50,7 @@ func (r *report) add(where string, e event) bool {
 	switch e.Action {
 	case "output":
 		r.buffer(key).WriteString(e.Output)
+		r.figure(where, e.Output)
 		return false
 	case "build-output":
 		fmt.Fprint(r.out, e.Output)
@@ -84,6 +87,16 @@ func (r *report) add(where string, e event) bool {
 		return true
 	}
 	return false
+}
+
+// measured is how a test logs a figure that is to be in the summary:
+// t.Log("measured: …").
+const measured = ": measured: "
+
+func (r *report) figure(where, line string) {
+	if _, what, ok := strings.Cut(strings.TrimRight(line, "\n"), measured); ok {
+		r.figures = append(r.figures, fmt.Sprintf("%-4s  %s", where, what))
+	}
 }
 
 // pkg prints the end of a package. One that fails without a failed test
@@ -146,8 +159,8 @@ func (r *report) broken(where string, err error) {
 	fmt.Fprintf(r.out, "FAIL  %-4s  %v\n", where, err)
 }
 
-// summary prints the tests that ran nowhere, those that failed, and the
-// totals; it reports whether all is well. A test that one place skips and
+// summary prints the tests that ran nowhere, what was measured, the tests that
+// failed, and the totals; it reports whether all is well. A test that one place skips and
 // another passes has passed.
 func (r *report) summary() bool {
 	byName := func(a, b test) int { return cmp.Or(cmp.Compare(a.pkg, b.pkg), cmp.Compare(a.name, b.name)) }
@@ -167,6 +180,9 @@ func (r *report) summary() bool {
 	}
 	if skips.Len() > 0 {
 		fmt.Fprintf(r.out, "skipped everywhere:\n%s", skips.String())
+	}
+	if len(r.figures) > 0 {
+		fmt.Fprintf(r.out, "measured:\n  %s\n", strings.Join(r.figures, "\n  "))
 	}
 	if fails.Len() > 0 {
 		fmt.Fprintf(r.out, "failed:\n%s", fails.String())

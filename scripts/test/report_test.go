@@ -9,6 +9,7 @@ import (
 func TestReport(t *testing.T) {
 	const host = `{"Action":"start","Package":"p"}
 {"Action":"run","Package":"p","Test":"TestGood"}
+{"Action":"output","Package":"p","Test":"TestGood","Output":"    good_test.go:5: measured: 3 images: 1.2 s\n"}
 {"Action":"pass","Package":"p","Test":"TestGood"}
 {"Action":"run","Package":"p","Test":"TestLimit"}
 {"Action":"output","Package":"p","Test":"TestLimit","Output":"=== RUN   TestLimit\n"}
@@ -45,6 +46,8 @@ FAIL  vm    p TestGood
 FAIL  vm    p
 skipped everywhere:
   p TestTime: no time namespaces: CONFIG_TIME_NS
+measured:
+  host  3 images: 1.2 s
 failed:
   p TestGood
   q TestHang
