@@ -17,10 +17,12 @@ type Error struct {
 // Frame is one line of a streamed answer (application/x-ndjson). Exactly one
 // field is set; Result or Error comes last.
 type Frame struct {
-	Explain *Explain        `json:"explain,omitempty"`
-	Warning string          `json:"warning,omitempty"`
-	Result  json.RawMessage `json:"result,omitempty"`
-	Error   *Error          `json:"error,omitempty"`
+	Explain  *Explain        `json:"explain,omitempty"`
+	Warning  string          `json:"warning,omitempty"`
+	Progress *ImageProgress  `json:"progress,omitempty"`
+	Build    *BuildEvent     `json:"build,omitempty"`
+	Result   json.RawMessage `json:"result,omitempty"`
+	Error    *Error          `json:"error,omitempty"`
 }
 
 // Explain is one kernel operation; see explain.Event, whose JSON this is.
@@ -75,7 +77,9 @@ type StackStatus struct {
 	PID    int           `json:"pid"`
 	Since  time.Time     `json:"since"`
 	Stages []StageStatus `json:"stages"`
-	Change string        `json:"change,omitempty"` // the one that is under way
+	// Services are what the daemon itself serves beside its API.
+	Services []StatusItem `json:"services,omitempty"`
+	Change   string       `json:"change,omitempty"` // the one that is under way
 }
 
 // StageStatus is one stage of the stack.
