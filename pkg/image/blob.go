@@ -22,6 +22,7 @@ var emptyDigest = digest.FromBytes(nil)
 const (
 	dockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
 	dockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
+	dockerLayer        = "application/vnd.docker.image.rootfs.diff.tar" // or with .gzip, .zstd
 )
 
 // checkDigest refuses all that is not a sha256 digest, so that a digest can

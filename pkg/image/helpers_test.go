@@ -3,6 +3,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"io/fs"
 	"os"
@@ -188,6 +189,16 @@ func importLayers(t testing.TB, s *Store, name string, layers ...[]byte) Image {
 		t.Fatal(err)
 	}
 	return images[0]
+}
+
+// noise does not get smaller when it is compressed.
+func noise(t testing.TB, size int) string {
+	t.Helper()
+	data := make([]byte, size)
+	if _, err := rand.Read(data); err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
 
 // listing is every path below dir, relative to it.

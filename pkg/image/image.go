@@ -54,6 +54,7 @@ type Image struct {
 	Descriptor ispec.Descriptor // of the manifest
 	Manifest   ispec.Manifest
 	Config     ispec.Image
+	Docker     DockerConfig    // of the same blob as Config
 	ChainIDs   []digest.Digest // one per layer, bottom first
 	Source     string
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -26,9 +27,12 @@ func readImage(open opener, desc ispec.Descriptor) (Image, error) {
 	if err := readDocument(open, desc, &img.Manifest); err != nil {
 		return Image{}, err
 	}
-	if err := readDocument(open, img.Manifest.Config, &img.Config); err != nil {
+	var config dockerspec.DockerOCIImage
+	if err := readDocument(open, img.Manifest.Config, &config); err != nil {
 		return Image{}, err
 	}
+	img.Config, img.Docker = config.Image, config.Config.DockerOCIImageConfigExt
+	img.Config.Config = config.Config.ImageConfig
 	img.ID = img.Manifest.Config.Digest
 	if err := validate(img); err != nil {
 		return Image{}, err
@@ -105,9 +109,9 @@ var layerTypes = []string{
 	ispec.MediaTypeImageLayer,
 	ispec.MediaTypeImageLayerGzip,
 	ispec.MediaTypeImageLayerZstd,
-	"application/vnd.docker.image.rootfs.diff.tar",
-	"application/vnd.docker.image.rootfs.diff.tar.gzip",
-	"application/vnd.docker.image.rootfs.diff.tar.zstd",
+	dockerLayer,
+	dockerLayer + ".gzip",
+	dockerLayer + ".zstd",
 }
 
 // reachable returns every blob that desc needs on this machine: indexes and

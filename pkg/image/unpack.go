@@ -105,7 +105,7 @@ func (s *Store) settle(dirs []string) {
 	})
 }
 
-func (s *Store) unpackLayer(ctx context.Context, layer ispec.Descriptor, diffID digest.Digest) (err error) {
+func (s *Store) unpackLayer(ctx context.Context, layer ispec.Descriptor, diffID digest.Digest) error {
 	dir := s.layerDir(diffID)
 	lock, err := lockFile(ctx, filepath.Join(dir, layerLock))
 	if err != nil {
@@ -115,6 +115,11 @@ func (s *Store) unpackLayer(ctx context.Context, layer ispec.Descriptor, diffID 
 	if s.unpacked(dir) {
 		return nil
 	}
+	return s.unpackLocked(ctx, layer, diffID, dir)
+}
+
+// unpackLocked is unpackLayer with the lock of the layer's folder dir held.
+func (s *Store) unpackLocked(ctx context.Context, layer ispec.Descriptor, diffID digest.Digest, dir string) error {
 	if err := clearLayer(dir); err != nil {
 		return err
 	}
