@@ -1,0 +1,271 @@
+package filecopy
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// match is one file or directory that a pattern selects.
+type match struct {
+	pattern string
+	name    string // what it is called in a destination directory
+	rel     string // below the root; no symlink is in it
+	st      unix.Stat_t
+	state   matchState // of rel against the ignore file
+	// include limits what is taken of a directory, and keeps its path; see Options.Parents.
+	include filter
+}
+
+func (m match) isDir() bool { return isDir(m.st) }
+
+func (m match) String() string {
+	if m.rel == "." || m.pattern == m.rel {
+		return m.pattern
+	}
+	return m.pattern + " (" + m.rel + ")"
+}
+
+// selector finds what patterns select in a tree.
+type selector struct {
+	ctx     context.Context
+	src     root
+	why     *Ignore // nil: nothing is ignored
+	ignore  filter
+	exclude filter
+	parents bool
+}
+
+func newSelector(ctx context.Context, src root, ignore *Ignore, opts Options) (*selector, error) {
+	s := &selector{ctx: ctx, src: src, why: ignore, parents: opts.Parents}
+	var err error
+	if ignore != nil {
+		if s.ignore, err = newFilter(ignore.patterns); err != nil {
+			return nil, err
+		}
+	}
+	if s.exclude, err = newFilter(opts.Exclude); err != nil {
+		return nil, fmt.Errorf("exclude: %w", err)
+	}
+	return s, nil
+}
+
+// all returns what the patterns select, in their order.
+func (s *selector) all(patterns []string) (all []match, err error) {
+	for _, p := range patterns {
+		var found []match
+		if s.parents {
+			found, err = s.withParents(p)
+		} else {
+			found, err = s.glob(p)
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// glob finds what one pattern selects. As in BuildKit, symlinks in the part
+// without wildcards are followed, and so is the last component, but none that
+// a wildcard matches on the way.
+func (s *selector) glob(pattern string) ([]match, error) {
+	plain, wild := splitWildcards(path.Join("/", pattern))
+	if len(wild) == 0 {
+		m, err := s.find(pattern, plain)
+		if err != nil {
+			return nil, err
+		}
+		return []match{m}, nil
+	}
+	if _, err := path.Match(strings.Join(wild, "/"), ""); err != nil {
+		return nil, fmt.Errorf("pattern %q: %w: %w", pattern, err, errdefs.ErrInvalidArgument)
+	}
+	base, err := s.find(pattern, plain)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found []match
+	err = s.expand(base.rel, wild, func(rel string) error {
+		m, err := s.find(pattern, rel)
+		found = append(found, m)
+		return err
+	})
+	return found, err
+}
+
+// expand calls yield with every path below dir that the components match.
+func (s *selector) expand(dir string, wild []string, yield func(rel string) error) error {
+	if err := context.Cause(s.ctx); err != nil {
+		return err
+	}
+	fd, err := s.src.open(dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if missing(err) {
+		return nil // a file, in the middle of the pattern
+	}
+	if err != nil {
+		return fmt.Errorf("open %s: %w", dir, classify(err))
+	}
+	list, err := names(fd)
+	unix.Close(fd)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", dir, err)
+	}
+	for _, name := range list {
+		if ok, _ := path.Match(wild[0], name); !ok { // it is well-formed
+			continue
+		}
+		rel := path.Join(dir, name)
+		if len(wild) > 1 {
+			err = s.expand(rel, wild[1:], yield)
+		} else if ok, serr := s.visible(rel); serr != nil || ok {
+			if err = serr; err == nil {
+				err = yield(rel)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// find returns what a path without wildcards leads to.
+func (s *selector) find(pattern, name string) (match, error) {
+	m := match{pattern: pattern, name: path.Base(name)}
+	var err error
+	if m.rel, err = s.src.resolve(name, s.visible); err != nil {
+		return m, err
+	}
+	if m.st, err = s.src.lstat(m.rel); missing(err) {
+		return m, fmt.Errorf("no source file %q: it does not exist: %w", pattern, errdefs.ErrNotFound)
+	} else if err != nil {
+		return m, fmt.Errorf("stat %s: %w", m.rel, classify(err))
+	}
+	if ok, err := s.visible(m.rel); err != nil {
+		return m, err
+	} else if !ok {
+		return m, fmt.Errorf("no source file %q: %s: %w", pattern, s.why.reason(m.rel), errdefs.ErrNotFound)
+	}
+	_, m.state, err = s.ignore.matchPath(m.rel)
+	return m, err
+}
+
+// visible reports whether the ignore file leaves rel in the tree: a directory
+// that it excludes is there all the same when an exception is in it.
+func (s *selector) visible(rel string) (bool, error) {
+	hidden, state, err := s.ignore.matchPath(rel)
+	if err != nil || !hidden {
+		return err == nil, err
+	}
+	if !s.ignore.below(rel, true) {
+		return false, nil
+	}
+	st, err := s.src.lstat(rel)
+	if err != nil || !isDir(st) {
+		return false, nil //nolint:nilerr // what cannot be looked at is not there
+	}
+	found := false
+	err = s.walk(match{pattern: rel, rel: rel, st: st, state: state}, &finder{&found})
+	if found {
+		err = nil
+	}
+	return found, err
+}
+
+// finder ends a walk at the first thing that is there.
+type finder struct{ found *bool }
+
+var errFound = fmt.Errorf("found")
+
+func (f *finder) node(*entry) error {
+	*f.found = true
+	return errFound
+}
+
+func (f *finder) enter(e *entry) error {
+	if e.rel == "" {
+		return nil
+	}
+	return f.node(e)
+}
+
+func (f *finder) leave(*entry) error { return nil }
+
+// withParents selects for --parents: the directory before "/./", or the root, of
+// which only what the rest of the pattern matches is taken.
+func (s *selector) withParents(pattern string) ([]match, error) {
+	base, keep, pivot := strings.Cut(pattern, "/./")
+	if !pivot {
+		base, keep = "/", pattern
+	}
+	keep = strings.TrimPrefix(path.Join("/", keep), "/")
+	found, err := s.glob(base)
+	if err != nil || keep == "" {
+		return found, err
+	}
+	include, err := newFilter([]string{keep})
+	if err != nil {
+		return nil, fmt.Errorf("pattern %q: %w", pattern, err)
+	}
+	// Only what has no wildcard must be there.
+	if !wildcards(base) && !wildcards(keep) {
+		if err := s.require(pattern, found[0], keep); err != nil {
+			return nil, err
+		}
+	}
+	for i := range found {
+		found[i].pattern, found[i].include = pattern, include
+	}
+	return found, nil
+}
+
+// require fails when a plain path below a directory is not there. A symlink
+// on the way is not followed: its path could not be kept.
+func (s *selector) require(pattern string, in match, keep string) error {
+	rel := path.Join(in.rel, keep)
+	_, err := s.src.lstat(rel)
+	if missing(err) {
+		return fmt.Errorf("no source file %q: it does not exist: %w", pattern, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return fmt.Errorf("stat %s: a symlink is on the way: %w: %w", rel, err, errdefs.ErrInvalidArgument)
+	}
+	ok, err := s.visible(rel)
+	if err == nil && !ok {
+		err = fmt.Errorf("no source file %q: %s: %w", pattern, s.why.reason(rel), errdefs.ErrNotFound)
+	}
+	return err
+}
+
+// splitWildcards splits a clean absolute path before the first component that
+// has a wildcard.
+func splitWildcards(p string) (plain string, wild []string) {
+	parts := strings.Split(p, "/")
+	for i, part := range parts {
+		if wildcards(part) {
+			return path.Join("/", path.Join(parts[:i]...)), parts[i:]
+		}
+	}
+	return p, nil
+}
+
+func wildcards(s string) bool {
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '\\':
+			i++
+		case '*', '?', '[':
+			return true
+		}
+	}
+	return false
+}
