@@ -7,9 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,24 +22,55 @@ type Reclaimed struct {
 	Bytes  int64 // of disk space
 }
 
+// Add makes r the sum of both.
+func (r *Reclaimed) Add(other Reclaimed) {
+	r.Blobs += other.Blobs
+	r.Layers += other.Layers
+	r.Bytes += other.Bytes
+}
+
 // GC removes blobs and unpacked layers that no image has, and leftovers of
-// imports and unpackings that were killed. lowerDirs are the directories, as
-// Unpack returned them, that containers still use: they stay, whatever became
-// of their image. The caller sees to it that no container is being created.
-func (s *Store) GC(ctx context.Context, lowerDirs []string) (Reclaimed, error) {
+// imports and unpackings that were killed. What keep names stays, whatever
+// became of its image: directories, as Unpack and LayerDir return them, that
+// containers or builds still use, and digests, of blobs or of unpacked layers
+// (diff IDs). The caller sees to it that no container is being created.
+func (s *Store) GC(ctx context.Context, keep []string) (Reclaimed, error) {
 	var got Reclaimed
 	lock, err := lockFile(ctx, s.lockPath())
 	if err != nil {
 		return got, fmt.Errorf("collect garbage: %w", err)
 	}
 	defer lock.Close()
-	// An image that cannot be read ends it here: what it needs is not known.
-	images, err := s.List()
+	blobs, layers, err := s.needed()
 	if err != nil {
 		return got, fmt.Errorf("collect garbage: %w", err)
 	}
-	blobs, layers := map[string]bool{}, map[string]bool{}
+	for _, name := range keep {
+		if d := digest.Digest(name); checkDigest(d) == nil {
+			blobs[d.Encoded()], layers[d.Encoded()] = true, true
+		} else {
+			layers[filepath.Base(filepath.Dir(name))] = true
+		}
+	}
+	err = errors.Join(s.sweepIngest(ctx), s.sweepBlobs(ctx, blobs, &got), s.sweepLayers(ctx, layers, &got))
+	if err != nil {
+		return got, fmt.Errorf("collect garbage: %w", err)
+	}
+	return got, nil
+}
+
+// needed returns what the images have, and forgets referrers whose subject is
+// gone; call it with the store locked. An image that cannot be read ends it:
+// what it needs is not known.
+func (s *Store) needed() (blobs, layers map[string]bool, err error) {
+	images, err := s.List()
+	if err != nil {
+		return nil, nil, err
+	}
+	blobs, layers = map[string]bool{}, map[string]bool{}
+	alive := map[digest.Digest]bool{}
 	for _, img := range images {
+		alive[img.Descriptor.Digest] = true
 		blobs[img.Descriptor.Digest.Encoded()] = true
 		blobs[img.ID.Encoded()] = true
 		for i, layer := range img.Manifest.Layers {
@@ -45,14 +78,31 @@ func (s *Store) GC(ctx context.Context, lowerDirs []string) (Reclaimed, error) {
 			layers[img.Config.RootFS.DiffIDs[i].Encoded()] = true
 		}
 	}
-	for _, dir := range lowerDirs {
-		layers[filepath.Base(filepath.Dir(dir))] = true
-	}
-	err = errors.Join(s.sweepIngest(ctx), s.sweepBlobs(ctx, blobs, &got), s.sweepLayers(ctx, layers, &got))
+	index, err := s.readIndex()
 	if err != nil {
-		return got, fmt.Errorf("collect garbage: %w", err)
+		return nil, nil, err
 	}
-	return got, nil
+	for _, desc := range imagesOf(index) {
+		if root := indexDigest(desc); root != "" {
+			alive[root] = true
+			blobs[root.Encoded()] = true
+		}
+	}
+	candidates, err := s.referrers(index)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range livingReferrers(candidates, alive) {
+		for _, d := range r.blobs() {
+			blobs[d.Encoded()] = true
+		}
+	}
+	before := len(index.Manifests)
+	index.Manifests = slices.DeleteFunc(index.Manifests, func(d ispec.Descriptor) bool { return isReferrer(d) && !alive[d.Digest] })
+	if len(index.Manifests) < before {
+		err = s.writeIndex(index)
+	}
+	return blobs, layers, err
 }
 
 func (s *Store) sweepBlobs(ctx context.Context, keep map[string]bool, got *Reclaimed) error {

@@ -2,7 +2,8 @@
 // image layout, and layers unpacked for overlayfs.
 //
 //	images/oci-layout        image-layout version
-//	images/index.json        names and manifests (image-spec, image index)
+//	images/index.json        names and manifests (image-spec, image index), and
+//	                         manifests that refer to these
 //	images/blobs/sha256/     blobs by digest
 //	images/ingest/           archives on their way in; empty when nothing runs
 //	images/lock              held exclusively while index.json or blobs change
@@ -139,9 +140,9 @@ func (s *Store) find(index ispec.Index, name string) ([]ispec.Descriptor, error)
 		if d, ok := named.(reference.Digested); ok {
 			pin = d.Digest()
 		}
-		for _, desc := range index.Manifests {
+		for _, desc := range imagesOf(index) {
 			have := desc.Annotations[ispec.AnnotationRefName]
-			if pin == "" && have == want || pin == desc.Digest && sameRepository(have, named) {
+			if pin == "" && have == want || pin != "" && (pin == desc.Digest || pin == indexDigest(desc)) && sameRepository(have, named) {
 				return []ispec.Descriptor{desc}, nil
 			}
 		}
@@ -157,12 +158,12 @@ func (s *Store) find(index ispec.Index, name string) ([]ispec.Descriptor, error)
 		found []ispec.Descriptor
 		ids   []digest.Digest
 	)
-	for _, desc := range index.Manifests {
+	for _, desc := range imagesOf(index) {
 		img, err := s.load(desc)
 		if err != nil {
 			return nil, err
 		}
-		if strings.HasPrefix(img.ID.Encoded(), hex) || desc.Digest.Encoded() == hex {
+		if strings.HasPrefix(img.ID.Encoded(), hex) || desc.Digest.Encoded() == hex || indexDigest(desc) == digest.NewDigestFromEncoded(digest.SHA256, hex) {
 			found = append(found, desc)
 			ids = append(ids, img.ID)
 		}
@@ -214,7 +215,7 @@ func (s *Store) List() ([]Image, error) {
 		return nil, err
 	}
 	images := make([]Image, 0, len(index.Manifests))
-	for _, desc := range index.Manifests {
+	for _, desc := range imagesOf(index) {
 		img, err := s.load(desc)
 		if err != nil {
 			return nil, err
@@ -225,28 +226,44 @@ func (s *Store) List() ([]Image, error) {
 	return images, nil
 }
 
+// RemoveOptions are the choices of RemoveImage.
+type RemoveOptions struct {
+	// Force removes an image that is given by its ID with all its names.
+	Force bool
+}
+
 // Remove forgets a name, or, given an ID, an image that has at most one name.
 // What it alone used stays on disk until GC.
 func (s *Store) Remove(ctx context.Context, name string) error {
-	return s.update(ctx, func(index *ispec.Index) error {
+	_, err := s.RemoveImage(ctx, name, RemoveOptions{})
+	return err
+}
+
+// RemoveImage is Remove with options. It returns the names that are gone; an
+// image without one is listed by the digest of its manifest.
+func (s *Store) RemoveImage(ctx context.Context, name string, opts RemoveOptions) (gone []string, err error) {
+	err = s.update(ctx, func(index *ispec.Index) error {
 		found, err := s.find(*index, name)
 		if err != nil {
 			return err
 		}
-		if len(found) > 1 {
-			names := make([]string, len(found))
-			for i, d := range found {
-				names[i] = d.Annotations[ispec.AnnotationRefName]
-			}
-			return fmt.Errorf("remove image %s: it has several names (%s), remove them one by one: %w",
+		var names []string
+		for _, d := range found {
+			names = append(names, cmpOr(d.Annotations[ispec.AnnotationRefName], d.Digest.String()))
+		}
+		if len(found) > 1 && !opts.Force {
+			return fmt.Errorf("remove image %s: it has several names (%s), remove them one by one, or all with force: %w",
 				name, strings.Join(names, ", "), errdefs.ErrConflict)
 		}
-		gone := found[0].Annotations[ispec.AnnotationRefName]
-		index.Manifests = slices.DeleteFunc(index.Manifests, func(d ispec.Descriptor) bool {
-			return d.Digest == found[0].Digest && d.Annotations[ispec.AnnotationRefName] == gone
-		})
+		for _, f := range found {
+			index.Manifests = slices.DeleteFunc(index.Manifests, func(d ispec.Descriptor) bool {
+				return d.Digest == f.Digest && !isReferrer(d) && d.Annotations[ispec.AnnotationRefName] == f.Annotations[ispec.AnnotationRefName]
+			})
+		}
+		gone = names
 		return nil
 	})
+	return gone, err
 }
 
 // load reads the image that a descriptor of index.json stands for.
@@ -293,6 +310,11 @@ func (s *Store) update(ctx context.Context, change func(*ispec.Index) error) err
 	if err := change(&index); err != nil {
 		return err
 	}
+	return s.writeIndex(index)
+}
+
+// writeIndex replaces index.json; call it with the store locked.
+func (s *Store) writeIndex(index ispec.Index) error {
 	index.Versioned = specs.Versioned{SchemaVersion: 2}
 	index.MediaType = ispec.MediaTypeImageIndex
 	if index.Manifests == nil {
@@ -303,6 +325,7 @@ func (s *Store) update(ctx context.Context, change func(*ispec.Index) error) err
 
 // setName makes name stand for desc; what it stood for before loses it.
 func setName(index *ispec.Index, desc ispec.Descriptor) {
+	desc.ArtifactType = "" // which would make it a referrer
 	name := desc.Annotations[ispec.AnnotationRefName]
 	index.Manifests = slices.DeleteFunc(index.Manifests, func(d ispec.Descriptor) bool {
 		have := d.Annotations[ispec.AnnotationRefName]

@@ -11,6 +11,7 @@ import (
 type Limits struct {
 	Archive  int64 // bytes of blobs in one archive
 	Document int64 // bytes of an index, a manifest or a config
+	Artifact int64 // bytes of what a referrer says
 	Files    int   // entries in one archive, or in one layer
 	Layers   int   // layers of one image
 	Layer    int64 // bytes that one layer unpacks to
@@ -25,6 +26,7 @@ func DefaultLimits() Limits {
 	return Limits{
 		Archive:   64 << 30,
 		Document:  4 << 20, // what registries allow too (distribution-spec, Pushing Manifests)
+		Artifact:  256 << 20,
 		Files:     1 << 20,
 		Layers:    500, // overlayfs stacks no more (OVL_MAX_STACK)
 		Layer:     64 << 30,

@@ -22,6 +22,15 @@ import (
 // so that the image can be found and served by that digest too.
 const annotationIndex = "io.sandboxlabs.image.index"
 
+// indexDigest is what annotationIndex says, or empty.
+func indexDigest(desc ispec.Descriptor) digest.Digest {
+	d := digest.Digest(desc.Annotations[annotationIndex])
+	if checkDigest(d) != nil {
+		return ""
+	}
+	return d
+}
+
 // pullParallel is how many blobs one pull fetches at once, as docker does.
 const pullParallel = 3
 

@@ -42,6 +42,12 @@ func TestPull(t *testing.T) {
 	if _, err := os.Stat(s.blobPath(root)); err != nil {
 		t.Errorf("index blob: %v", err)
 	}
+	checkClean(t, s) // the index is no garbage
+	for _, name := range []string{u.host + "/team/app@" + root.String(), root.String()} {
+		if got, err := s.Resolve(name); err != nil || got.ID != img.ID {
+			t.Errorf("Resolve(%s): %v, %v", name, got.ID, err)
+		}
+	}
 	if _, err := s.Unpack(t.Context(), img); err != nil {
 		t.Error(err)
 	}

@@ -255,12 +255,10 @@ func (h *handler) referrers(w http.ResponseWriter, r *http.Request, ref string) 
 		MediaType: ispec.MediaTypeImageIndex,
 		Manifests: []ispec.Descriptor{},
 	}
-	if h.opts.Referrers != nil {
-		found, err := h.opts.Referrers(subject, kind)
-		if err != nil && !errdefs.IsNotFound(err) {
-			return err
-		}
-		index.Manifests = append(index.Manifests, found...)
+	found, err := h.opts.Referrers(subject, kind)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
 	}
+	index.Manifests = append(index.Manifests, found...)
 	return sendJSON(w, r, ispec.MediaTypeImageIndex, index)
 }

@@ -34,7 +34,7 @@ type Options struct {
 	// them, for others wait for the same. Background when nil.
 	Context context.Context
 	// Referrers lists the manifests that refer to subject, of one artifact
-	// type or all (""). With nil there are none.
+	// type or all (""): Store.Referrers when nil.
 	Referrers func(subject digest.Digest, artifactType string) ([]ispec.Descriptor, error)
 	// Hosts are names and addresses, without port, by which this registry may
 	// be called, besides those of the loopback interface. Others are refused:
@@ -56,6 +56,9 @@ func New(store *image.Store, opts Options) http.Handler {
 	h := &handler{store: store, opts: opts, log: opts.Log}
 	if h.log == nil {
 		h.log = zap.NewNop()
+	}
+	if h.opts.Referrers == nil {
+		h.opts.Referrers = store.Referrers
 	}
 	if h.opts.Context == nil {
 		h.opts.Context = context.Background()

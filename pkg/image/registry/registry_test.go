@@ -101,6 +101,43 @@ func TestRemote(t *testing.T) {
 	}
 }
 
+// What is attached to an image is found as other clients look for it.
+func TestRemoteReferrers(t *testing.T) {
+	s := newStore(t)
+	img := put(t, s, "app:v1")
+	if _, err := s.AddReferrer(t.Context(), img, "application/spdx+json", []byte(`{"a":1}`), map[string]string{"note": "x"}); err != nil {
+		t.Fatal(err)
+	}
+	subject, err := name.NewDigest(serve(t, s, registry.Options{}) + "/app@" + img.Descriptor.Digest.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := remote.Referrers(subject, remote.WithFilter("artifactType", "application/spdx+json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := index.IndexManifest()
+	if err != nil || len(list.Manifests) != 1 || list.Manifests[0].ArtifactType != "application/spdx+json" || list.Manifests[0].Annotations["note"] != "x" {
+		t.Fatalf("referrers %+v, %v", list, err)
+	}
+	got, err := remote.Image(subject.Context().Digest(list.Manifests[0].Digest.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := got.Layers()
+	if err != nil || len(layers) != 1 {
+		t.Fatalf("layers %v, %v", layers, err)
+	}
+	r, err := layers[0].Compressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if data, err := io.ReadAll(r); err != nil || string(data) != `{"a":1}` {
+		t.Errorf("content %q, %v", data, err)
+	}
+}
+
 func TestOwnPull(t *testing.T) {
 	from, to := newStore(t), newStore(t)
 	want := put(t, from, "app:v1")
