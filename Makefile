@@ -19,7 +19,7 @@ build: assets
 	@$(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/sandbox ./cmd/sandbox
 
 # What `sandbox` carries inside. go build leaves an up-to-date file alone.
-assets: bin/sandbox-runtime $(EMBED)/toolbox.tar.gz
+assets: bin/sandbox-runtime $(EMBED)/toolbox.tar.gz $(EMBED)/recipes.tar.gz
 
 .PHONY: bin/sandbox-runtime
 bin/sandbox-runtime:
@@ -28,6 +28,9 @@ bin/sandbox-runtime:
 
 $(EMBED)/toolbox.tar.gz: scripts/build-toolbox $(shell find images/toolbox -type f 2>/dev/null)
 	@scripts/build-toolbox $@
+
+$(EMBED)/recipes.tar.gz: scripts/pack-recipes/main.go $(shell find images pkg/recipe/bundle -type f 2>/dev/null)
+	@go run ./scripts/pack-recipes images $@
 
 setup:
 	@scripts/setup-host
@@ -54,4 +57,4 @@ lint:
 	@scripts/lint
 
 clean:
-	rm -rf bin $(EMBED)/sandbox-runtime $(EMBED)/toolbox.tar.gz
+	rm -rf bin $(EMBED)/sandbox-runtime $(EMBED)/toolbox.tar.gz $(EMBED)/recipes.tar.gz

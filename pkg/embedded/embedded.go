@@ -16,6 +16,7 @@ var files embed.FS
 const (
 	Runtime = "sandbox-runtime"
 	Toolbox = "toolbox.tar.gz"
+	Recipes = "recipes.tar.gz"
 )
 
 // Open returns an embedded file. A binary that was built by a bare

@@ -67,6 +67,8 @@ func owned(dirs state.Dirs) []string {
 		dirs.RunContainers(),
 		dirs.RuntimeRoot(),
 		dirs.Containers(),
+		dirs.Build(),
+		dirs.Recipes(),
 		dirs.Layers(),
 		dirs.Images(),
 		filepath.Dir(dirs.Leases()),
