@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -39,6 +40,10 @@ type extractor struct {
 	parent     int
 	parentPath string
 	whiteout   func(dir int, name string) error
+	// plain: the tar is no layer's, but one that Extract was given.
+	plain bool
+	own   *ids      // of every entry; nil: as the tar says
+	epoch time.Time // the latest mtime; zero: no limit
 }
 
 // dirTime is a directory's mtime, set last, since entries made in it change it.
@@ -108,9 +113,18 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
+	if x.own != nil {
+		owner = *x.own
+	}
+	if !x.epoch.IsZero() && hdr.ModTime.After(x.epoch) {
+		hdr.ModTime = x.epoch
+	}
 	if name == "." {
 		if hdr.Typeflag != tar.TypeDir {
 			return fmt.Errorf("the root is no directory: %w", errdefs.ErrInvalidArgument)
+		}
+		if x.plain {
+			return nil // it was there before
 		}
 		return x.dirMeta(x.root, ".", hdr, owner)
 	}
@@ -119,7 +133,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if strings.HasPrefix(base, whiteoutPrefix) {
+	if strings.HasPrefix(base, whiteoutPrefix) && !x.plain {
 		return x.applyWhiteout(dir, base)
 	}
 	switch hdr.Typeflag {
@@ -134,7 +148,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 	case tar.TypeFifo:
 		err = x.replace(dir, base, func() error { return unix.Mknodat(dir, base, unix.S_IFIFO|0o600, 0) })
 	case tar.TypeChar:
-		if hdr.Devmajor == 0 && hdr.Devminor == 0 {
+		if hdr.Devmajor == 0 && hdr.Devminor == 0 && !x.plain {
 			return x.replace(dir, base, func() error { return x.whiteout(dir, base) })
 		}
 		fallthrough
@@ -214,6 +228,10 @@ func (x *extractor) openBeneath(name string) (int, error) {
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
 	}
+	if x.plain {
+		// What leads out of it by a symlink that was there before stays within.
+		how.Resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
+	}
 	for {
 		fd, err := unix.Openat2(x.root, name, how)
 		// EAGAIN: a rename somewhere on the system raced with a ".." (openat2(2)).
@@ -237,7 +255,7 @@ func explainEscape(err error) error {
 }
 
 // replace makes a node by create; what an earlier entry put under that name
-// goes first. A directory goes only when it is empty.
+// goes first. Of a layer a directory goes only when it is empty.
 func (x *extractor) replace(dir int, base string, create func() error) error {
 	err := create()
 	if !errors.Is(err, unix.EEXIST) {
@@ -246,6 +264,9 @@ func (x *extractor) replace(dir int, base string, create func() error) error {
 	err = unix.Unlinkat(dir, base, 0)
 	if errors.Is(err, unix.EISDIR) {
 		err = unix.Unlinkat(dir, base, unix.AT_REMOVEDIR)
+	}
+	if x.plain && errors.Is(err, unix.ENOTEMPTY) {
+		err = removeTree(dir, base)
 	}
 	if err != nil {
 		return fmt.Errorf("replace an earlier entry: %w", err)
@@ -270,7 +291,7 @@ func (x *extractor) mkdir(dir int, name, base string, hdr *tar.Header, own ids) 
 		} else {
 			// A whiteout, or a file, that hid what the layers below have here:
 			// that may not shine through the directory either.
-			opaque = true
+			opaque = !x.plain
 			err = x.replace(dir, base, func() error { return unix.Mkdirat(dir, base, 0o700) })
 		}
 	}
