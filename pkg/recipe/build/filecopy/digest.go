@@ -47,21 +47,21 @@ func (t Tree) digest(ctx context.Context, patterns []string, opts Options) (dige
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	d := &digester{
-		ctx: ctx, group: group, cache: t.Cache, mode: mode,
+		group: group, cache: t.Cache, mode: mode,
 		owners: opts.KeepOwner && opts.Chown == "", links: map[inode]int{},
 	}
 	err = func() error {
-		sel, err := newSelector(ctx, src, t.Ignore, opts)
+		sel, err := newSelector(src, t.Ignore, opts)
 		if err != nil {
 			return err
 		}
-		matches, err := sel.all(patterns)
+		matches, err := sel.all(ctx, patterns)
 		if err != nil {
 			return err
 		}
 		for _, m := range matches {
 			clear(d.links) // see writer.match
-			if err := sel.walk(m, d); err != nil {
+			if err := sel.walk(ctx, m, d); err != nil {
 				return fmt.Errorf("%s: %w", m, err)
 			}
 		}
@@ -91,7 +91,6 @@ func (t Tree) digest(ctx context.Context, patterns []string, opts Options) (dige
 
 // digester notes what a walk visits, while others read the files.
 type digester struct {
-	ctx     context.Context
 	group   *errgroup.Group
 	cache   *Cache
 	mode    mode
@@ -163,10 +162,10 @@ func (d *digester) leave(*entry) error {
 	return nil
 }
 
-func (d *digester) node(e *entry) error {
+func (d *digester) node(ctx context.Context, e *entry) error {
 	switch e.st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		return wrap(e, d.regular(e))
+		return wrap(e, d.regular(ctx, e))
 	case unix.S_IFLNK:
 		d.add("symlink", e)
 	case unix.S_IFIFO:
@@ -178,7 +177,7 @@ func (d *digester) node(e *entry) error {
 	return nil
 }
 
-func (d *digester) regular(e *entry) error {
+func (d *digester) regular(ctx context.Context, e *entry) error {
 	if e.st.Nlink > 1 && e.rel != "" {
 		id := inode{e.st.Dev, e.st.Ino}
 		if first, ok := d.links[id]; ok {
@@ -200,7 +199,7 @@ func (d *digester) regular(e *entry) error {
 	d.group.Go(func() error {
 		defer unix.Close(fd)
 		var err error
-		if r.file, err = d.read(fd); err != nil {
+		if r.file, err = d.read(ctx, fd); err != nil {
 			return fmt.Errorf("%s: %w", from, err)
 		}
 		return nil
@@ -209,7 +208,7 @@ func (d *digester) regular(e *entry) error {
 }
 
 // read digests an open file, and remembers that if the file stayed as it was.
-func (d *digester) read(fd int) (fileSum, error) {
+func (d *digester) read(ctx context.Context, fd int) (fileSum, error) {
 	var before, after unix.Stat_t
 	if err := unix.Fstat(fd, &before); err != nil {
 		return fileSum{}, err
@@ -220,7 +219,7 @@ func (d *digester) read(fd int) (fileSum, error) {
 	}
 	sum := fileSum{attrs: encode(attrs)}
 	h := sha256.New()
-	if err := hashContent(d.ctx, h, fd, before.Size); err != nil {
+	if err := hashContent(ctx, h, fd, before.Size); err != nil {
 		return fileSum{}, err
 	}
 	h.Sum(sum.sum[:0])

@@ -85,15 +85,15 @@ func copyAll(ctx context.Context, from Tree, patterns []string, toRoot, dest str
 	}
 	defer dst.close()
 
-	sel, err := newSelector(ctx, src, from.Ignore, opts)
+	sel, err := newSelector(src, from.Ignore, opts)
 	if err != nil {
 		return err
 	}
-	matches, err := sel.all(patterns)
+	matches, err := sel.all(ctx, patterns)
 	if err != nil {
 		return err
 	}
-	w := &writer{ctx: ctx, opts: opts, src: src, dst: dst, rootStat: dst.st}
+	w := &writer{opts: opts, src: src, dst: dst, rootStat: dst.st}
 	if w.mode, err = parseMode(opts.Chmod); err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func copyAll(ctx context.Context, from Tree, patterns []string, toRoot, dest str
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if err := w.match(sel, m, to); err != nil {
+		if err := w.match(ctx, sel, m, to); err != nil {
 			return fmt.Errorf("%s: %w", m, err)
 		}
 	}

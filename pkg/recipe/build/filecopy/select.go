@@ -32,7 +32,6 @@ func (m match) String() string {
 
 // selector finds what patterns select in a tree.
 type selector struct {
-	ctx     context.Context
 	src     root
 	why     *Ignore // nil: nothing is ignored
 	ignore  filter
@@ -40,8 +39,8 @@ type selector struct {
 	parents bool
 }
 
-func newSelector(ctx context.Context, src root, ignore *Ignore, opts Options) (*selector, error) {
-	s := &selector{ctx: ctx, src: src, why: ignore, parents: opts.Parents}
+func newSelector(src root, ignore *Ignore, opts Options) (*selector, error) {
+	s := &selector{src: src, why: ignore, parents: opts.Parents}
 	var err error
 	if ignore != nil {
 		if s.ignore, err = newFilter(ignore.patterns); err != nil {
@@ -55,13 +54,13 @@ func newSelector(ctx context.Context, src root, ignore *Ignore, opts Options) (*
 }
 
 // all returns what the patterns select, in their order.
-func (s *selector) all(patterns []string) (all []match, err error) {
+func (s *selector) all(ctx context.Context, patterns []string) (all []match, err error) {
 	for _, p := range patterns {
 		var found []match
 		if s.parents {
-			found, err = s.withParents(p)
+			found, err = s.withParents(ctx, p)
 		} else {
-			found, err = s.glob(p)
+			found, err = s.glob(ctx, p)
 		}
 		if err != nil {
 			return nil, err
@@ -74,10 +73,10 @@ func (s *selector) all(patterns []string) (all []match, err error) {
 // glob finds what one pattern selects. As in BuildKit, symlinks in the part
 // without wildcards are followed, and so is the last component, but none that
 // a wildcard matches on the way.
-func (s *selector) glob(pattern string) ([]match, error) {
+func (s *selector) glob(ctx context.Context, pattern string) ([]match, error) {
 	plain, wild := splitWildcards(path.Join("/", pattern))
 	if len(wild) == 0 {
-		m, err := s.find(pattern, plain)
+		m, err := s.find(ctx, pattern, plain)
 		if err != nil {
 			return nil, err
 		}
@@ -86,7 +85,7 @@ func (s *selector) glob(pattern string) ([]match, error) {
 	if _, err := path.Match(strings.Join(wild, "/"), ""); err != nil {
 		return nil, fmt.Errorf("pattern %q: %w: %w", pattern, err, errdefs.ErrInvalidArgument)
 	}
-	base, err := s.find(pattern, plain)
+	base, err := s.find(ctx, pattern, plain)
 	if errdefs.IsNotFound(err) {
 		return nil, nil
 	}
@@ -94,8 +93,8 @@ func (s *selector) glob(pattern string) ([]match, error) {
 		return nil, err
 	}
 	var found []match
-	err = s.expand(base.rel, wild, func(rel string) error {
-		m, err := s.find(pattern, rel)
+	err = s.expand(ctx, base.rel, wild, func(rel string) error {
+		m, err := s.find(ctx, pattern, rel)
 		found = append(found, m)
 		return err
 	})
@@ -103,8 +102,8 @@ func (s *selector) glob(pattern string) ([]match, error) {
 }
 
 // expand calls yield with every path below dir that the components match.
-func (s *selector) expand(dir string, wild []string, yield func(rel string) error) error {
-	if err := context.Cause(s.ctx); err != nil {
+func (s *selector) expand(ctx context.Context, dir string, wild []string, yield func(rel string) error) error {
+	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	fd, err := s.src.open(dir, unix.O_RDONLY|unix.O_DIRECTORY)
@@ -125,8 +124,8 @@ func (s *selector) expand(dir string, wild []string, yield func(rel string) erro
 		}
 		rel := path.Join(dir, name)
 		if len(wild) > 1 {
-			err = s.expand(rel, wild[1:], yield)
-		} else if ok, serr := s.visible(rel); serr != nil || ok {
+			err = s.expand(ctx, rel, wild[1:], yield)
+		} else if ok, serr := s.visible(ctx, rel); serr != nil || ok {
 			if err = serr; err == nil {
 				err = yield(rel)
 			}
@@ -139,10 +138,10 @@ func (s *selector) expand(dir string, wild []string, yield func(rel string) erro
 }
 
 // find returns what a path without wildcards leads to.
-func (s *selector) find(pattern, name string) (match, error) {
+func (s *selector) find(ctx context.Context, pattern, name string) (match, error) {
 	m := match{pattern: pattern, name: path.Base(name)}
 	var err error
-	if m.rel, err = s.src.resolve(name, s.visible); err != nil {
+	if m.rel, err = s.src.resolve(name, func(rel string) (bool, error) { return s.visible(ctx, rel) }); err != nil {
 		return m, err
 	}
 	if m.st, err = s.src.lstat(m.rel); missing(err) {
@@ -150,7 +149,7 @@ func (s *selector) find(pattern, name string) (match, error) {
 	} else if err != nil {
 		return m, fmt.Errorf("stat %s: %w", m.rel, classify(err))
 	}
-	if ok, err := s.visible(m.rel); err != nil {
+	if ok, err := s.visible(ctx, m.rel); err != nil {
 		return m, err
 	} else if !ok {
 		return m, fmt.Errorf("no source file %q: %s: %w", pattern, s.why.reason(m.rel), errdefs.ErrNotFound)
@@ -161,7 +160,7 @@ func (s *selector) find(pattern, name string) (match, error) {
 
 // visible reports whether the ignore file leaves rel in the tree: a directory
 // that it excludes is there all the same when an exception is in it.
-func (s *selector) visible(rel string) (bool, error) {
+func (s *selector) visible(ctx context.Context, rel string) (bool, error) {
 	hidden, state, err := s.ignore.matchPath(rel)
 	if err != nil || !hidden {
 		return err == nil, err
@@ -174,7 +173,7 @@ func (s *selector) visible(rel string) (bool, error) {
 		return false, nil //nolint:nilerr // what cannot be looked at is not there
 	}
 	found := false
-	err = s.walk(match{pattern: rel, rel: rel, st: st, state: state}, &finder{&found})
+	err = s.walk(ctx, match{pattern: rel, rel: rel, st: st, state: state}, &finder{&found})
 	if found {
 		err = nil
 	}
@@ -186,7 +185,7 @@ type finder struct{ found *bool }
 
 var errFound = fmt.Errorf("found")
 
-func (f *finder) node(*entry) error {
+func (f *finder) node(context.Context, *entry) error {
 	*f.found = true
 	return errFound
 }
@@ -195,20 +194,21 @@ func (f *finder) enter(e *entry) error {
 	if e.rel == "" {
 		return nil
 	}
-	return f.node(e)
+	*f.found = true
+	return errFound
 }
 
 func (f *finder) leave(*entry) error { return nil }
 
 // withParents selects for --parents: the directory before "/./", or the root, of
 // which only what the rest of the pattern matches is taken.
-func (s *selector) withParents(pattern string) ([]match, error) {
+func (s *selector) withParents(ctx context.Context, pattern string) ([]match, error) {
 	base, keep, pivot := strings.Cut(pattern, "/./")
 	if !pivot {
 		base, keep = "/", pattern
 	}
 	keep = strings.TrimPrefix(path.Join("/", keep), "/")
-	found, err := s.glob(base)
+	found, err := s.glob(ctx, base)
 	if err != nil || keep == "" {
 		return found, err
 	}
@@ -218,7 +218,7 @@ func (s *selector) withParents(pattern string) ([]match, error) {
 	}
 	// Only what has no wildcard must be there.
 	if !wildcards(base) && !wildcards(keep) {
-		if err := s.require(pattern, found[0], keep); err != nil {
+		if err := s.require(ctx, pattern, found[0], keep); err != nil {
 			return nil, err
 		}
 	}
@@ -230,7 +230,7 @@ func (s *selector) withParents(pattern string) ([]match, error) {
 
 // require fails when a plain path below a directory is not there. A symlink
 // on the way is not followed: its path could not be kept.
-func (s *selector) require(pattern string, in match, keep string) error {
+func (s *selector) require(ctx context.Context, pattern string, in match, keep string) error {
 	rel := path.Join(in.rel, keep)
 	_, err := s.src.lstat(rel)
 	if missing(err) {
@@ -239,7 +239,7 @@ func (s *selector) require(pattern string, in match, keep string) error {
 	if err != nil {
 		return fmt.Errorf("stat %s: a symlink is on the way: %w: %w", rel, err, errdefs.ErrInvalidArgument)
 	}
-	ok, err := s.visible(rel)
+	ok, err := s.visible(ctx, rel)
 	if err == nil && !ok {
 		err = fmt.Errorf("no source file %q: %s: %w", pattern, s.why.reason(rel), errdefs.ErrNotFound)
 	}

@@ -31,11 +31,11 @@ type entry struct {
 type visitor interface {
 	enter(*entry) error
 	leave(*entry) error
-	node(*entry) error // anything but a directory
+	node(context.Context, *entry) error // anything but a directory
 }
 
 // walk visits what is selected of a match.
-func (s *selector) walk(m match, v visitor) error {
+func (s *selector) walk(ctx context.Context, m match, v visitor) error {
 	w := &walker{selector: s, visitor: v, include: m.include}
 	if m.isDir() {
 		fd, err := s.src.open(m.rel, unix.O_RDONLY|unix.O_DIRECTORY)
@@ -44,14 +44,14 @@ func (s *selector) walk(m match, v visitor) error {
 		}
 		defer unix.Close(fd)
 		e := &entry{at: -1, fd: fd, name: m.name, from: m.rel, st: m.st}
-		return w.dir(&step{entry: e, taken: true, ignored: m.state})
+		return w.dir(ctx, &step{entry: e, taken: true, ignored: m.state})
 	}
 	at, err := s.src.open(path.Dir(m.rel), unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path.Dir(m.rel), classify(err))
 	}
 	defer unix.Close(at)
-	return v.node(&entry{at: at, fd: -1, name: m.name, from: m.rel, st: m.st})
+	return v.node(ctx, &entry{at: at, fd: -1, name: m.name, from: m.rel, st: m.st})
 }
 
 type walker struct {
@@ -71,8 +71,8 @@ type step struct {
 	included, excluded matchState
 }
 
-func (w *walker) dir(d *step) error {
-	if err := context.Cause(w.ctx); err != nil {
+func (w *walker) dir(ctx context.Context, d *step) error {
+	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	if len(w.path) >= maxDepth {
@@ -90,7 +90,7 @@ func (w *walker) dir(d *step) error {
 		return fmt.Errorf("read %s: %w", d.from, err)
 	}
 	for _, name := range list {
-		if err := w.child(d, name); err != nil {
+		if err := w.child(ctx, d, name); err != nil {
 			return err
 		}
 	}
@@ -114,7 +114,7 @@ func (w *walker) enterPath() error {
 	return nil
 }
 
-func (w *walker) child(d *step, name string) error {
+func (w *walker) child(ctx context.Context, d *step, name string) error {
 	e := &entry{at: d.fd, fd: -1, name: name, rel: path.Join(d.rel, name), from: path.Join(d.from, name)}
 	c := &step{entry: e, taken: true}
 	hidden, state, err := w.ignore.match(e.from, d.ignored)
@@ -137,7 +137,7 @@ func (w *walker) child(d *step, name string) error {
 	}
 	switch e.st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		return w.open(c)
+		return w.open(ctx, c)
 	case unix.S_IFSOCK:
 		return nil // nothing that was listening is in an image
 	case unix.S_IFLNK:
@@ -151,7 +151,7 @@ func (w *walker) child(d *step, name string) error {
 	if err := w.enterPath(); err != nil {
 		return err
 	}
-	return w.node(e)
+	return w.node(ctx, e)
 }
 
 // filter applies --parents and --exclude to what the ignore file has left; deeper
@@ -173,7 +173,7 @@ func (w *walker) filter(d, c *step) (deeper bool, err error) {
 	return (!out || w.exclude.below(c.rel, true)) && (in || w.include.below(c.rel, false)), nil
 }
 
-func (w *walker) open(c *step) error {
+func (w *walker) open(ctx context.Context, c *step) error {
 	fd, err := unix.Openat(c.at, c.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", c.from, classify(err))
@@ -183,5 +183,5 @@ func (w *walker) open(c *step) error {
 		return fmt.Errorf("stat %s: %w", c.from, err)
 	}
 	c.fd = fd
-	return w.dir(c)
+	return w.dir(ctx, c)
 }

@@ -15,7 +15,6 @@ import (
 
 // writer writes into the destination's root. As a visitor it writes one match.
 type writer struct {
-	ctx   context.Context
 	opts  Options
 	src   root
 	dst   root
@@ -43,9 +42,9 @@ type inode struct{ dev, ino uint64 }
 type ids struct{ uid, gid int }
 
 // match copies one match to its place.
-func (w *writer) match(sel *selector, m match, to destination) error {
+func (w *writer) match(ctx context.Context, sel *selector, m match, to destination) error {
 	if w.opts.Extract && !m.isDir() {
-		if done, err := w.extract(m, to); done || err != nil {
+		if done, err := w.extract(ctx, m, to); done || err != nil {
 			return err
 		}
 	}
@@ -57,7 +56,7 @@ func (w *writer) match(sel *selector, m match, to destination) error {
 		}
 		defer unix.Close(at)
 		w.stack = []target{{fd: at}}
-		return sel.walk(m, &renamed{w, name})
+		return sel.walk(ctx, m, &renamed{w, name})
 	}
 	rel, err := w.mkdirAll(to.path)
 	if err != nil {
@@ -68,7 +67,7 @@ func (w *writer) match(sel *selector, m match, to destination) error {
 	}
 	defer unix.Close(w.top)
 	w.stack = nil
-	return sel.walk(m, w)
+	return sel.walk(ctx, m, w)
 }
 
 // renamed writes a single file under another name than the one it has.
@@ -77,7 +76,7 @@ type renamed struct {
 	name string
 }
 
-func (r *renamed) node(e *entry) error { return r.write(e, r.name) }
+func (r *renamed) node(ctx context.Context, e *entry) error { return r.write(ctx, e, r.name) }
 
 // place makes and opens the directory that a file called name goes to, and says
 // what it is called there: a destination that is a directory gets the file in
@@ -241,15 +240,15 @@ func wrap(e *entry, err error) error {
 	return nil
 }
 
-func (w *writer) node(e *entry) error { return w.write(e, e.name) }
+func (w *writer) node(ctx context.Context, e *entry) error { return w.write(ctx, e, e.name) }
 
 // write makes a file in the innermost directory.
-func (w *writer) write(e *entry, name string) error {
+func (w *writer) write(ctx context.Context, e *entry, name string) error {
 	at := w.stack[len(w.stack)-1].fd
 	var err error
 	switch e.st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
-		err = w.regular(at, name, e)
+		err = w.regular(ctx, at, name, e)
 	case unix.S_IFLNK:
 		err = w.replace(at, name, func() error { return unix.Symlinkat(e.link, at, name) })
 		if err == nil {
@@ -284,7 +283,7 @@ func (w *writer) replace(at int, name string, create func() error) error {
 	return create()
 }
 
-func (w *writer) regular(at int, name string, e *entry) error {
+func (w *writer) regular(ctx context.Context, at int, name string, e *entry) error {
 	if e.st.Nlink > 1 && e.rel != "" {
 		id := inode{e.st.Dev, e.st.Ino}
 		if first, ok := w.links[id]; ok {
@@ -305,7 +304,7 @@ func (w *writer) regular(at int, name string, e *entry) error {
 	if err != nil {
 		return err
 	}
-	err = w.data.copy(w.ctx, to, from, e.st.Size)
+	err = w.data.copy(ctx, to, from, e.st.Size)
 	if err == nil {
 		err = w.metadata(to, from, &e.st)
 	}
