@@ -1,0 +1,62 @@
+package build
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// Error says which instruction of a Dockerfile has failed.
+type Error struct {
+	Stage       string // empty before the first
+	Line        int
+	Instruction string // its first line, as written
+	Err         error
+}
+
+func (e *Error) Error() string {
+	where := fmt.Sprintf("Dockerfile:%d: ", e.Line)
+	if e.Stage != "" {
+		where += "stage " + e.Stage + ": "
+	}
+	return where + firstLine(e.Instruction) + ": " + e.Err.Error()
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// ExitError is a RUN whose command has failed.
+type ExitError struct {
+	Code      int
+	OOMKilled bool
+	Message   string   // why it did not even start
+	Output    []string // its last lines
+}
+
+func (e *ExitError) Error() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "exit code %d", e.Code)
+	switch {
+	case e.OOMKilled:
+		s.WriteString(", out of memory")
+	case e.Message != "":
+		s.WriteString(", " + e.Message)
+	}
+	for i, line := range e.Output {
+		if i == 0 {
+			s.WriteString(":")
+		}
+		s.WriteString("\n\t" + line)
+	}
+	return s.String()
+}
+
+func (e *ExitError) Unwrap() error { return errdefs.ErrFailedPrecondition }
+
+func firstLine(s string) string {
+	line, rest, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	if strings.TrimSpace(rest) != "" {
+		line += " …"
+	}
+	return line
+}
