@@ -28,7 +28,10 @@ const (
 
 // Unpack makes every layer of img a directory, as overlayfs wants it for
 // lowerdir, and returns the directories top layer first. What is unpacked
-// already is shared; a layer that another process unpacks is waited for.
+// already is shared; a layer that another process unpacks is waited for. A
+// layer that the image has twice, as an empty one often is, is returned once,
+// in its upper place, where it hides the lower one: overlayfs takes no
+// directory twice.
 //
 // It does not wait until the disk has it all, which takes longer than all the
 // rest and depends on what else is being written: see Store.settle.
@@ -40,7 +43,7 @@ func (s *Store) Unpack(ctx context.Context, img Image) ([]string, error) {
 		diffID := img.Config.RootFS.DiffIDs[i]
 		dirs[i] = filepath.Join(s.layerDir(diffID), layerFS)
 		if s.unpacked(s.layerDir(diffID)) || slices.Contains(dirs[:i], dirs[i]) {
-			continue // an empty layer may well occur twice
+			continue
 		}
 		group.Go(func() error {
 			if err := s.unpackLayer(ctx, layer, diffID); err != nil {
@@ -53,8 +56,19 @@ func (s *Store) Unpack(ctx context.Context, img Image) ([]string, error) {
 		return nil, err
 	}
 	s.settle(dirs)
-	slices.Reverse(dirs)
-	return dirs, nil
+	return stack(dirs), nil
+}
+
+// stack turns directories, bottom first, into a lowerdir: top first, and each
+// once.
+func stack(dirs []string) []string {
+	var lower []string
+	for _, dir := range slices.Backward(dirs) {
+		if !slices.Contains(lower, dir) {
+			lower = append(lower, dir)
+		}
+	}
+	return lower
 }
 
 func (s *Store) layerDir(diffID digest.Digest) string {
