@@ -38,10 +38,14 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host) error {
 		return err
 	}
 	defer func() { _ = links.Close() }()
+	service := newImages(dirs, images, log)
 	engine := raw.New(raw.Config{
 		Dirs: dirs, Images: images, Network: links, Log: log.Named("engine.raw"), CgroupParent: "/" + host.CgroupParent(dirs),
+		Keep: service.Builder.Keep,
 	})
 	defer func() { _ = engine.Close() }() // only ends its watching
+	service.use(engine)
+	defer service.Builder.Close()
 	graph, err := stack.New(internals.New(internals.Config{
 		Dirs: dirs, Engine: engine, Preflight: h.Check,
 		Runtime: func() (fs.File, error) { return embedded.Open(embedded.Runtime) },
@@ -51,7 +55,7 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host) error {
 		return err
 	}
 	return daemon.New(daemon.Config{
-		Dirs: dirs, Engine: engine, Images: imageList(images), Stack: graph, Log: log.Named("daemon"),
+		Dirs: dirs, Engine: engine, Images: service, Stack: graph, Log: log.Named("daemon"),
 		Group: host.Group, Version: daemonVersion(), Prepare: sweep(engine, log),
 	}).Run(ctx)
 }
@@ -86,17 +90,6 @@ func daemonVersion() api.Version {
 		v.Kernel = unix.ByteSliceToString(u.Release[:])
 	}
 	return v
-}
-
-func imageList(store *image.Store) func(context.Context) ([]api.Image, error) {
-	return func(context.Context) ([]api.Image, error) {
-		list, err := store.List()
-		out := make([]api.Image, len(list))
-		for i, img := range list {
-			out[i] = img.Summary()
-		}
-		return out, err
-	}
 }
 
 // imagePart is the built-in image as the stage internals sees it.

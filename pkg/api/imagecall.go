@@ -92,8 +92,9 @@ type BuildResult struct {
 
 // What a BuildEvent's Status says.
 const (
-	BuildBegins  = "begins"
+	BuildRunning = "running"
 	BuildTesting = "testing" // a smoke test begins
+	BuildCached  = "cached"
 	BuildDone    = "done"
 	BuildFailed  = "failed"
 )
@@ -107,11 +108,11 @@ type ImagePrune struct {
 
 // Pruned answers a prune.
 type Pruned struct {
-	Images []string `json:"images"` // names, or IDs of what had none
+	Images []string `json:"images"` // names, or digests of what had none
 	Blobs  int      `json:"blobs"`
 	Layers int      `json:"layers"`
-	Cached int      `json:"cached"` // entries of the build cache
-	Bytes  int64    `json:"bytes"`  // of disk space
+	Bytes  int64    `json:"bytes"`       // of disk space, all in all
+	Cache  int64    `json:"cache_bytes"` // of it, what the build cache had
 }
 
 // ImageSBOM is GET /v1/images/{ref}/sbom.

@@ -104,6 +104,7 @@ type request struct {
 	method, path string
 	query        url.Values
 	body         any         // sent as JSON unless nil
+	stream       io.Reader   // sent as it is, in place of body
 	header       http.Header // may be nil
 	last         bool        // the connection is not used again
 }
@@ -111,7 +112,7 @@ type request struct {
 // send sends r and returns the answer if its status is 2xx or 101; its body is
 // the caller's to close.
 func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
-	var body io.Reader
+	body := r.stream
 	if r.body != nil {
 		b, err := json.Marshal(r.body)
 		if err != nil {
@@ -130,8 +131,11 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	if r.header != nil {
 		req.Header = r.header
 	}
-	if body != nil {
+	switch {
+	case r.body != nil:
 		req.Header.Set("Content-Type", "application/json")
+	case r.stream != nil:
+		req.Header.Set("Content-Type", api.TarType)
 	}
 	req.Close = r.last
 	resp, err := c.http.Do(req)

@@ -2,10 +2,7 @@ package client
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"math"
 	"net/http"
 	"net/url"
@@ -28,7 +25,7 @@ func containerPath(ref, verb string) string {
 // warnings are only in the result. When ctx ends first, the daemon undoes what
 // it has made, and CreateContainer returns when that is done.
 func (c *Client) CreateContainer(ctx context.Context, spec api.ContainerSpec, onFrame func(api.Frame)) (api.Container, error) {
-	made, err := c.framed(ctx, request{method: http.MethodPost, path: "/containers", body: spec}, onFrame)
+	made, err := framed[api.Container](ctx, c, request{method: http.MethodPost, path: "/containers", body: spec}, onFrame)
 	if err == nil && ctx.Err() != nil {
 		// It was finished before the daemon saw that nobody wants it.
 		remove, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
@@ -42,46 +39,7 @@ func (c *Client) CreateContainer(ctx context.Context, spec api.ContainerSpec, on
 // After the end of ctx, too, it returns when the daemon has come to an end
 // with it; if the container then runs, there is no error.
 func (c *Client) StartContainer(ctx context.Context, ref string, onFrame func(api.Frame)) (api.Container, error) {
-	return c.framed(ctx, request{method: http.MethodPost, path: containerPath(ref, "start")}, onFrame)
-}
-
-// framed makes a call whose answer is a container, alone or as the last of a
-// stream of frames.
-func (c *Client) framed(ctx context.Context, r request, onFrame func(api.Frame)) (out api.Container, err error) {
-	asked := ctx
-	ctx, stop := definite(ctx)
-	r.last = true // half a connection must not be used again
-	defer stop()
-	defer func() {
-		e, ok := errors.AsType[*api.Error](err)
-		switch {
-		case err == nil || asked.Err() == nil:
-		case ok && e.Class != api.ClassCanceled:
-			err = errors.Join(asked.Err(), err) // such as what could not be undone
-		default:
-			err = asked.Err()
-		}
-	}()
-	if onFrame == nil {
-		err = c.call(ctx, r, &out)
-		return out, err
-	}
-	ended := false
-	err = stream(ctx, c, r, func(f api.Frame) error {
-		switch {
-		case f.Error != nil:
-			return f.Error
-		case f.Result != nil:
-			ended = true
-			return json.Unmarshal(f.Result, &out)
-		}
-		onFrame(f)
-		return nil
-	})
-	if err == nil && !ended {
-		err = fmt.Errorf("%s %s: the daemon's stream: %w", r.method, r.path, io.ErrUnexpectedEOF)
-	}
-	return out, err
+	return framed[api.Container](ctx, c, request{method: http.MethodPost, path: containerPath(ref, "start")}, onFrame)
 }
 
 // SpecGrace leaves it to the container's spec how long a stop waits.
@@ -192,11 +150,4 @@ func (c *Client) StreamStats(ctx context.Context, ref string, fn func(api.Stats)
 // Events hands every container event from now on to fn.
 func (c *Client) Events(ctx context.Context, fn func(api.Event) error) error {
 	return stream(ctx, c, request{method: http.MethodGet, path: "/events"}, fn)
-}
-
-// Images lists the images in the local store.
-func (c *Client) Images(ctx context.Context) ([]api.Image, error) {
-	var out []api.Image
-	err := c.call(ctx, request{method: http.MethodGet, path: "/images"}, &out)
-	return out, err
 }

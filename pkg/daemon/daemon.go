@@ -44,11 +44,13 @@ var errStopping = errors.New("the daemon is stopping")
 type Config struct {
 	Dirs    state.Dirs
 	Engine  engine.Engine
-	Images  func(ctx context.Context) ([]api.Image, error) // lists the local store
+	Images  Images
 	Stack   *stack.Graph
 	Log     *zap.Logger
 	Group   string // that may use the socket besides root; "" for none
 	Version api.Version
+	// Services tells of what runs beside the API; may be nil.
+	Services func() []api.StatusItem
 	// Prepare runs once this is the only daemon, before the first request: it
 	// sweeps up after the last one and starts what is to run beside the API,
 	// until ctx ends. Its error ends the daemon; what the daemon can live with

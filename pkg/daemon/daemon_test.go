@@ -61,9 +61,7 @@ func start(t *testing.T, opts ...func(*Config)) *daemonTest {
 		Dirs: tempDirs(t), Engine: engine, Stack: graph,
 		Log:     testLog(t),
 		Version: api.Version{Version: "test"},
-		Images: func(context.Context) ([]api.Image, error) {
-			return []api.Image{{Name: "toolbox"}}, nil
-		},
+		Images:  &fakeImages{},
 	}}
 	for _, opt := range opts {
 		opt(&d.config)

@@ -35,6 +35,8 @@ const (
 	// long: it ends when the daemon stops, at any point. Streams are long, and
 	// so is waiting for something.
 	long
+	// bulk is long, and has a body of any size, which may take its time.
+	bulk
 )
 
 // route is one line of the API.
@@ -52,7 +54,20 @@ var routes = []route{
 	{"GET", "/version", read, short, nil, (*Daemon).getVersion},
 	{"GET", "/status", read, short, nil, (*Daemon).getStatus},
 	{"GET", "/events", read, long, nil, (*Daemon).getEvents},
+
+	// A path's {ref} is an image's name, or an ID or digest, escaped.
 	{"GET", "/images", read, short, nil, (*Daemon).getImages},
+	{"GET", "/images/{ref}", read, short, nil, (*Daemon).getImage},
+	{"DELETE", "/images/{ref}", write, short, []string{"force"}, (*Daemon).deleteImage},
+	{"POST", "/images/{ref}/tag", write, short, []string{"name"}, (*Daemon).postImageTag},
+	{"GET", "/images/{ref}/layers", read, long, []string{"tree"}, (*Daemon).getImageLayers},
+	{"GET", "/images/{ref}/sbom", read, long, nil, (*Daemon).getImageSBOM},
+	{"GET", "/recipes", read, short, []string{"folder"}, (*Daemon).getRecipes},
+	{"POST", "/pull", write, long, nil, (*Daemon).postPull},
+	{"POST", "/build", write, long, nil, (*Daemon).postBuild},
+	{"POST", "/import", write, bulk, []string{"name"}, (*Daemon).postImport},
+	{"GET", "/export", read, long, []string{"name", "format"}, (*Daemon).getExport},
+	{"POST", "/prune", write, long, nil, (*Daemon).postPrune},
 
 	{"GET", "/containers", read, short, nil, (*Daemon).getContainers},
 	{"POST", "/containers", write, short, nil, (*Daemon).postContainers},
@@ -173,7 +188,7 @@ func (d *Daemon) serve(rt route) http.Handler {
 			respondError(w, fmt.Errorf("the daemon is stopping: %w", errdefs.ErrUnavailable))
 			return
 		}
-		if rt.length == long {
+		if rt.length != short {
 			ctx, cancel := context.WithCancelCause(r.Context())
 			defer cancel(nil)
 			defer context.AfterFunc(d.stopping, func() { cancel(errStopping) })()
@@ -186,7 +201,7 @@ func (d *Daemon) serve(rt route) http.Handler {
 			respondError(w, err)
 			return
 		}
-		if r.ContentLength != 0 {
+		if r.ContentLength != 0 && rt.length != bulk {
 			// Until decodeBody has read it. A body that no handler reads is held
 			// to the same by the server, which discards it.
 			if err := rc.SetReadDeadline(start.Add(bodyTimeout)); err != nil {

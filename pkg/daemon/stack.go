@@ -20,24 +20,17 @@ func (d *Daemon) getVersion(w http.ResponseWriter, r *http.Request) error {
 func (d *Daemon) getStatus(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
 	defer cancel()
-	return respond(w, http.StatusOK, api.StackStatus{
+	status := api.StackStatus{
 		Daemon: d.Version,
 		PID:    os.Getpid(),
 		Since:  d.since,
 		Stages: d.Stack.Status(ctx),
 		Change: d.changes.Running(),
-	})
-}
-
-func (d *Daemon) getImages(w http.ResponseWriter, r *http.Request) error {
-	images, err := d.Images(r.Context())
-	if err != nil {
-		return err
 	}
-	if images == nil {
-		images = []api.Image{} // [] on the wire, not null
+	if d.Services != nil {
+		status.Services = d.Services()
 	}
-	return respond(w, http.StatusOK, images)
+	return respond(w, http.StatusOK, status)
 }
 
 func (d *Daemon) postUp(w http.ResponseWriter, r *http.Request) error {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"os"
@@ -66,19 +67,23 @@ func copyLines[T any](l *lines, in <-chan T) error {
 	return nil
 }
 
-// frames streams what a create or start does while it does it. Senders never
-// wait for the client: an operation that is being explained, and timed, must
-// not be held up by whoever reads about it.
+// frames streams what a request does while it does it. Senders of what a create
+// or start does never wait for the client: an operation that is being explained,
+// and timed, must not be held up by whoever reads about it.
 type frames struct {
 	mu     sync.Mutex
 	queue  []api.Frame
 	wake   chan struct{} // holds one token when there may be something in queue
+	taken  chan struct{} // holds one token when there may be room in queue
 	closed bool
 	done   chan struct{} // closed when the writer has ended
 }
 
+// maxQueue is how many frames post lets a client fall behind.
+const maxQueue = 1024
+
 func newFrames(w http.ResponseWriter) *frames {
-	f := &frames{wake: make(chan struct{}, 1), done: make(chan struct{})}
+	f := &frames{wake: make(chan struct{}, 1), taken: make(chan struct{}, 1), done: make(chan struct{})}
 	go f.write(newLines(w))
 	return f
 }
@@ -92,12 +97,42 @@ func (f *frames) send(frame api.Frame) {
 	f.kick()
 }
 
-func (f *frames) kick() {
+// post is send for what may be much, the output of a build: it waits for a
+// client that is slow.
+func (f *frames) post(ctx context.Context, frame api.Frame) {
+	for {
+		f.mu.Lock()
+		full := len(f.queue) >= maxQueue && !f.closed
+		room := len(f.queue) < maxQueue-1
+		if !full && !f.closed {
+			f.queue = append(f.queue, frame)
+		}
+		f.mu.Unlock()
+		if !full {
+			f.kick()
+			if room {
+				signalOne(f.taken) // for another who waits
+			}
+			return
+		}
+		select {
+		case <-f.taken:
+		case <-f.done:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func signalOne(ch chan struct{}) {
 	select {
-	case f.wake <- struct{}{}:
+	case ch <- struct{}{}:
 	default:
 	}
 }
+
+func (f *frames) kick() { signalOne(f.wake) }
 
 // tracer returns a Tracer whose events go out as frames.
 func (f *frames) tracer() *explain.Tracer {
@@ -118,12 +153,18 @@ func (f *frames) end() {
 }
 
 func (f *frames) write(l *lines) {
-	defer close(f.done)
+	defer func() {
+		f.mu.Lock()
+		f.closed, f.queue = true, nil // nobody will read it
+		f.mu.Unlock()
+		close(f.done)
+	}()
 	for range f.wake {
 		f.mu.Lock()
 		batch, closed := f.queue, f.closed
 		f.queue = nil
 		f.mu.Unlock()
+		signalOne(f.taken)
 		for _, frame := range batch {
 			if l.put(frame) != nil {
 				return // the client is gone, and its context tells the engine so

@@ -56,6 +56,17 @@ func LoadAll(dir string) (*Catalogue, error) {
 	return c, nil
 }
 
+// Add reads the recipe in dir and puts it in the place of one of the same name.
+func (c *Catalogue) Add(dir string) (*Recipe, error) {
+	r, err := Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	c.Recipes[r.Name] = r
+	r.Needs, err = c.needs(r)
+	return r, err
+}
+
 // needs lists the recipes whose images r is built with: those of its contexts,
 // and those that its Dockerfile names where no context has that name.
 func (c *Catalogue) needs(r *Recipe) ([]string, error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/engine"
 	"github.com/sandboxlabs/sandbox/pkg/image"
+	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
@@ -26,6 +27,7 @@ type Build struct {
 	Name     string            // of the image
 	Contexts map[string]string // name -> absolute folder, or "image:REF"
 	NoCache  bool
+	Trace    *explain.Tracer // may be nil
 }
 
 // Maker builds recipes, with all that they need, in order.
@@ -44,6 +46,7 @@ type Maker struct {
 	// Parallel is how many recipes are built at a time. Default: 2.
 	Parallel int
 	NoCache  bool
+	Trace    *explain.Tracer // is told of the kernel operations of builds; may be nil
 }
 
 // Result is what has become of one recipe.
@@ -146,7 +149,7 @@ func (m *Maker) one(ctx context.Context, res *Result, emit func(api.BuildEvent))
 		res.Err = err
 		return
 	}
-	img, err := m.Build(ctx, Build{Recipe: r, Name: r.Name + ":latest", Contexts: contexts, NoCache: m.NoCache}, emit)
+	img, err := m.Build(ctx, Build{Recipe: r, Name: r.Name + ":latest", Contexts: contexts, NoCache: m.NoCache, Trace: m.Trace}, emit)
 	if err != nil {
 		res.Err = err
 		return

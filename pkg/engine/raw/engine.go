@@ -45,6 +45,9 @@ type Config struct {
 	// Network connects containers. Without one, they can have the host's or none.
 	Network *network.Network
 	Log     *zap.Logger
+	// Keep names what else GC must leave, as image.Store.GC takes it: the layers
+	// of a build cache. May be nil.
+	Keep func() []string
 	// CgroupParent is the cgroup below which each container gets its own, as
 	// CgroupParent/ID. Two engines on one machine need different ones.
 	// Default: "/sandbox".
@@ -155,6 +158,9 @@ func (e *Engine) GC(ctx context.Context) (image.Reclaimed, error) {
 		return image.Reclaimed{}, err
 	}
 	used := e.viewed()
+	if e.Keep != nil {
+		used = append(used, e.Keep()...)
+	}
 	for _, c := range list {
 		used = append(used, c.LowerDirs...)
 	}

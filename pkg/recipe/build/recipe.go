@@ -21,7 +21,7 @@ func (b *Builder) FromRecipe(ctx context.Context, r recipe.Build, emit func(api.
 		return image.Image{}, fmt.Errorf("build image %s: %w", r.Name, err)
 	}
 	o := recipeOptions(r)
-	o.Dockerfile, o.Emit = dockerfile, emit
+	o.Dockerfile, o.Emit, o.Trace = dockerfile, emit, r.Trace
 	return b.Build(ctx, o)
 }
 
