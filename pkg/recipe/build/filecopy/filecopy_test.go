@@ -8,7 +8,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unicode"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -103,6 +105,9 @@ func listTree(t testing.TB, dir string) (lines []string) {
 			var data []byte
 			data, err = os.ReadFile(p)
 			text = string(data)
+			if strings.ContainsFunc(text, unicode.IsControl) {
+				text = fmt.Sprint(len(text), " bytes, ", digest.FromBytes(data).Encoded()[:8])
+			}
 			if first, ok := links[st.Ino]; ok {
 				kind, text = "h", first
 			} else if st.Nlink > 1 {
