@@ -109,10 +109,7 @@ func (c *cache) whole(l *layer) bool {
 	if l.rec.Empty {
 		return true
 	}
-	if l.rec.Packed != nil {
-		if _, ok := c.store.LayerDir(l.rec.Packed.DiffID); ok {
-			return true
-		}
+	if l.rec.Packed != nil { // the blob is enough: the files can be unpacked from it
 		f, err := c.store.OpenBlob(l.rec.Packed.Descriptor.Digest)
 		if err == nil {
 			_ = f.Close()

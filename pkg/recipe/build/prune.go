@@ -61,22 +61,20 @@ func (b *Builder) sweepVolatile(c *cache) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// Keep lists the store's unpacked layers that the build cache needs, as
-// Store.GC takes them: without them, instructions would run again.
+// Keep lists what the build cache needs of the store, as Store.GC takes it:
+// without that, instructions would run again.
 func (b *Builder) Keep() []string {
 	c, err := b.cache()
 	if err != nil {
 		return nil
 	}
-	var dirs []string
+	var keep []string
 	for _, l := range c.all() {
 		if packed := l.record().Packed; packed != nil {
-			if dir, ok := b.Store.LayerDir(packed.DiffID); ok {
-				dirs = append(dirs, dir)
-			}
+			keep = append(keep, packed.Descriptor.Digest.String(), packed.DiffID.String())
 		}
 	}
-	return dirs
+	return keep
 }
 
 // all are the layers that keys lead to.
