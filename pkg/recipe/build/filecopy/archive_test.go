@@ -118,7 +118,7 @@ func TestAdd(t *testing.T) {
 		want  []string
 		err   string
 	}{
-		{name: "what is no tar is copied", tar: []byte("#!/bin/sh\n"), want: []string{"f 0644 0:0 x.tar #!/bin/sh"}},
+		{name: "what is no tar is copied", tar: []byte("#!/bin/sh"), want: []string{"f 0644 0:0 x.tar #!/bin/sh"}},
 		{name: "nothing is copied too", tar: nil, want: []string{"f 0644 0:0 x.tar"}},
 		{name: "whiteouts are files", tar: tarOf(t, tar.Header{Name: ".wh.a"}), there: []string{"a"},
 			want: []string{"f 0644 0:0 .wh.a .wh.a", "f 0644 0:0 a a"}},
