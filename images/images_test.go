@@ -1,0 +1,135 @@
+package images_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/recipe"
+	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
+)
+
+// TestLint: the recipes are as this project asks it of others.
+func TestLint(t *testing.T) {
+	c, err := recipe.LoadAll(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range c.Recipes {
+		problems, err := recipe.Lint(r.Dir, build.Check)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, p := range problems {
+			if p.Warning {
+				t.Log(p)
+			} else {
+				t.Error(p)
+			}
+		}
+	}
+}
+
+// TestRecipes builds all recipes, with their smoke tests, and once more, when
+// there is nothing to do. `-run TestRecipes/NAME` builds one, and what it needs.
+func TestRecipes(t *testing.T) {
+	s := openSuite(t)
+	names := s.names()
+	if !alone() {
+		s.make(t, s.maker(), names...)
+		// What is unchanged is not built, not packed, not tested again.
+		begun := time.Now()
+		maker := s.maker()
+		results, err := maker.Make(t.Context(), names, func(ev api.BuildEvent) {
+			if ev.Status == "running" || ev.Status == "testing" {
+				t.Errorf("%s: %s is done again", ev.Recipe, ev.Instruction)
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		t.Logf("measured: %d unchanged recipes again: %.1f s", len(results), time.Since(begun).Seconds())
+	}
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			results := s.make(t, s.maker(), name)
+			last := results[len(results)-1]
+			if last.Err == nil && !last.Recipe.UpstreamOnly {
+				t.Logf("%s %s, %.1f MB, %d layers, %.1f s", last.Image.Name, last.Image.Descriptor.Digest,
+					float64(last.Image.Size())/1e6, len(last.Image.Manifest.Layers), last.Took.Seconds())
+			}
+		})
+	}
+}
+
+// TestReproducible builds every recipe a second time, from its first
+// instruction on, and gets the same images.
+func TestReproducible(t *testing.T) {
+	s := openSuite(t)
+	first := s.make(t, s.maker(), s.names()...)
+	if t.Failed() {
+		return
+	}
+	maker := s.maker()
+	maker.NoCache, maker.Engine = true, nil // it is tested
+	for i, second := range s.make(t, maker, s.names()...) {
+		if a, b := first[i].Image, second.Image; a.Descriptor.Digest != b.Descriptor.Digest {
+			t.Errorf("%s: %s, and built again %s: %s", second.Recipe.Name, a.Descriptor.Digest, b.Descriptor.Digest, layersThatDiffer(first[i], second))
+		}
+	}
+}
+
+func layersThatDiffer(a, b recipe.Result) string {
+	var differ []string
+	for i, id := range a.Image.Config.RootFS.DiffIDs {
+		if other := b.Image.Config.RootFS.DiffIDs; i >= len(other) || other[i] != id {
+			differ = append(differ, fmt.Sprint("layer ", i, " (", id, ")"))
+		}
+	}
+	return strings.Join(append(differ, "or the configuration"), ", ")
+}
+
+// names lists the recipes, sorted.
+func (s *suite) names() []string {
+	names := make([]string, 0, len(s.Catalogue.Recipes))
+	for name := range s.Catalogue.Recipes {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// make builds recipes, tells how it goes, and fails the test for each that
+// fails, with what its last step wrote.
+func (s *suite) make(t *testing.T, m *recipe.Maker, names ...string) []recipe.Result {
+	t.Helper()
+	begun := time.Now()
+	worked := false
+	results, err := m.Make(t.Context(), names, func(ev api.BuildEvent) {
+		switch {
+		case ev.Output != "":
+			if testing.Verbose() && len(names) == 1 {
+				t.Logf("%s: %s", ev.Recipe, strings.TrimRight(ev.Output, "\n"))
+			}
+		case ev.Error != "":
+			t.Errorf("%s: %s", ev.Recipe, ev.Error)
+		case ev.Status == "done" && ev.Took > 0:
+			worked = true
+			t.Logf("%s %s %s %s: %.1f s", ev.Recipe, ev.Stage, ev.Step, ev.Instruction, ev.Took.Seconds())
+		}
+	})
+	if err != nil && !t.Failed() {
+		t.Error(err)
+	}
+	if worked {
+		var slowest []string
+		for _, r := range recipe.Slowest(results, 5) {
+			slowest = append(slowest, fmt.Sprintf("%s %.0f s", r.Recipe.Name, r.Took.Seconds()))
+		}
+		t.Logf("measured: %d recipes built in %.0f s; the slowest: %s", len(results), time.Since(begun).Seconds(), strings.Join(slowest, ", "))
+	}
+	return results
+}
