@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,12 +15,14 @@ import (
 // chunk is how many bytes are copied between two looks at the context.
 const chunk = 64 << 20
 
-// copier copies the content of files. What the two file systems cannot do
-// together is tried once.
+// copier copies the content of files, also of several at once. What the two file
+// systems cannot do together is tried once.
 type copier struct {
-	noRange, noSend bool
-	buf             []byte
+	noRange, noSend atomic.Bool
+	buffers         sync.Pool // of *[buffer]byte
 }
+
+const buffer = 256 << 10 // bytes
 
 // copy copies all of from, which had size bytes a moment ago.
 //
@@ -51,19 +55,19 @@ func (c *copier) copy(ctx context.Context, to, from int, size int64) error {
 }
 
 func (c *copier) some(to, from, n int) (int, error) {
-	if !c.noRange {
+	if !c.noRange.Load() {
 		m, err := unix.CopyFileRange(from, nil, to, nil, n, 0)
 		if !unsupported(err) {
 			return m, err
 		}
-		c.noRange = true
+		c.noRange.Store(true)
 	}
-	if !c.noSend {
+	if !c.noSend.Load() {
 		m, err := unix.Sendfile(to, from, nil, n)
 		if !unsupported(err) {
 			return m, err
 		}
-		c.noSend = true
+		c.noSend.Store(true)
 	}
 	return 0, nil // the rest is for readWrite
 }
@@ -81,14 +85,16 @@ func unsupported(err error) bool {
 
 // readWrite copies from where the files stand to the end.
 func (c *copier) readWrite(ctx context.Context, to, from int) error {
-	if c.buf == nil {
-		c.buf = make([]byte, 256<<10)
+	buf, ok := c.buffers.Get().(*[buffer]byte)
+	if !ok {
+		buf = new([buffer]byte)
 	}
+	defer c.buffers.Put(buf)
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		n, err := unix.Read(from, c.buf)
+		n, err := unix.Read(from, buf[:])
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -98,7 +104,7 @@ func (c *copier) readWrite(ctx context.Context, to, from int) error {
 		if n == 0 {
 			return nil
 		}
-		if err := writeAll(to, c.buf[:n]); err != nil {
+		if err := writeAll(to, buf[:n]); err != nil {
 			return err
 		}
 	}

@@ -64,24 +64,25 @@ func (w *writer) nodeMetadata(at int, name string, e *entry) error {
 			return fmt.Errorf("chmod: %w", err)
 		}
 	}
-	return w.time(at, name, e)
+	return w.time(at, name, &e.st)
 }
 
-// time sets the source's mtime, or the epoch when that is earlier.
-func (w *writer) time(at int, name string, e *entry) error {
-	mtime := e.st.Mtim
+// time sets the source's mtime, or the epoch when that is earlier, of a file
+// in the directory at, or with no name of at itself.
+func (w *writer) time(at int, name string, st *unix.Stat_t) error {
+	mtime := st.Mtim
 	if epoch := w.opts.Epoch; !epoch.IsZero() {
 		limit := unix.Timespec{Sec: epoch.Unix(), Nsec: int64(epoch.Nanosecond())}
 		if mtime.Sec > limit.Sec || mtime.Sec == limit.Sec && mtime.Nsec > limit.Nsec {
 			mtime = limit
 		}
 	}
-	return wrap(e, setTime(at, name, mtime))
+	return setTime(at, name, mtime)
 }
 
 // setTime sets the access time too: a layer's content has one time only.
 func setTime(at int, name string, t unix.Timespec) error {
-	if err := unix.UtimesNanoAt(at, name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.UtimesNanoAt(at, name, []unix.Timespec{t, t}, unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH); err != nil {
 		return fmt.Errorf("set time: %w", err)
 	}
 	return nil

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,6 +23,7 @@ type writer struct {
 	owner *ids // nil: see Options.KeepOwner
 	mode  mode
 	data  copier
+	group *errgroup.Group // copies content
 
 	rootStat unix.Stat_t
 	made     []string // parents that no source describes
@@ -42,13 +45,24 @@ type inode struct{ dev, ino uint64 }
 type ids struct{ uid, gid int }
 
 // match copies one match to its place.
-func (w *writer) match(ctx context.Context, sel *selector, m match, to destination) error {
+func (w *writer) match(ctx context.Context, sel *selector, m match, to destination) (err error) {
 	if w.opts.Extract && !m.isDir() {
 		if done, err := w.extract(ctx, m, to); done || err != nil {
 			return err
 		}
 	}
 	w.links = map[inode]string{}
+	// Files are made in order; what goes into them is copied in parallel.
+	var group *errgroup.Group
+	group, ctx = errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	w.group = group
+	defer func() {
+		// What a copier says is the cause of what the walk says.
+		if gerr := group.Wait(); gerr != nil {
+			err = gerr
+		}
+	}()
 	if !m.isDir() {
 		at, name, err := w.place(to, m.name)
 		if err != nil {
@@ -221,16 +235,17 @@ func (w *writer) leave(e *entry) error {
 	w.stack = w.stack[:len(w.stack)-1]
 	if e.rel == "" {
 		// Metadata stay as they are, but the time is the source's, as in BuildKit.
-		return w.time(t.fd, ".", e)
+		return wrap(e, w.time(t.fd, "", &e.st))
 	}
 	defer unix.Close(t.fd)
 	if e.parent && !t.made {
 		return wrap(e, unix.Fchmod(t.fd, e.st.Mode&0o7777))
 	}
-	if err := w.metadata(t.fd, e.fd, &e.st); err != nil {
-		return wrap(e, err)
+	err := w.metadata(t.fd, e.fd, &e.st)
+	if err == nil {
+		err = w.time(t.fd, "", &e.st)
 	}
-	return w.time(t.fd, ".", e)
+	return wrap(e, err)
 }
 
 func wrap(e *entry, err error) error {
@@ -295,27 +310,41 @@ func (w *writer) regular(ctx context.Context, at int, name string, e *entry) err
 	if err != nil {
 		return err
 	}
-	defer unix.Close(from)
-	to := -1
-	err = w.replace(at, name, func() (err error) {
-		to, err = unix.Openat(at, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-		return err
-	})
+	to, err := w.create(at, name)
 	if err != nil {
+		unix.Close(from)
 		return err
 	}
-	err = w.data.copy(ctx, to, from, e.st.Size)
+	w.group.Go(func() error {
+		defer unix.Close(from)
+		return wrap(e, w.fill(ctx, to, from, &e.st))
+	})
+	return nil
+}
+
+// create makes a file, and opens it to be written.
+func (w *writer) create(at int, name string) (fd int, err error) {
+	err = w.replace(at, name, func() (err error) {
+		fd, err = unix.Openat(at, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	return fd, err
+}
+
+// fill gives a new file all but its name, and closes it.
+func (w *writer) fill(ctx context.Context, to, from int, st *unix.Stat_t) error {
+	err := w.data.copy(ctx, to, from, st.Size)
 	if err == nil {
-		err = w.metadata(to, from, &e.st)
+		err = w.metadata(to, from, st)
+	}
+	if err == nil {
+		err = w.time(to, "", st)
 	}
 	// close(2) reports the errors of delayed writes on some file systems.
 	if cerr := unix.Close(to); err == nil {
 		err = cerr
 	}
-	if err != nil {
-		return err
-	}
-	return w.time(at, name, e)
+	return err
 }
 
 // link gives a file that was copied already its next name.
@@ -340,11 +369,7 @@ func (w *writer) file(f File, to destination) error {
 		return err
 	}
 	defer unix.Close(at)
-	fd := -1
-	err = w.replace(at, name, func() (err error) {
-		fd, err = unix.Openat(at, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-		return err
-	})
+	fd, err := w.create(at, name)
 	if err != nil {
 		return err
 	}
@@ -352,10 +377,9 @@ func (w *writer) file(f File, to destination) error {
 	if err := writeAll(fd, f.Content); err != nil {
 		return err
 	}
-	e := &entry{st: unix.Stat_t{Mode: unix.S_IFREG | 0o644}}
-	e.st.Mtim = unix.NsecToTimespec(time.Now().UnixNano())
-	if err := w.chmodown(fd, &e.st); err != nil {
+	st := unix.Stat_t{Mode: unix.S_IFREG | 0o644, Mtim: unix.NsecToTimespec(time.Now().UnixNano())}
+	if err := w.chmodown(fd, &st); err != nil {
 		return err
 	}
-	return w.time(at, name, e)
+	return w.time(fd, "", &st)
 }
