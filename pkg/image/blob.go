@@ -132,29 +132,42 @@ func (t *staging) close() error {
 func (t *staging) path(d digest.Digest) string { return filepath.Join(t.dir, d.Encoded()) }
 
 // add writes a blob and checks its digest as it streams by.
-func (t *staging) add(d digest.Digest, r io.Reader) (err error) {
-	f, err := os.OpenFile(t.path(d), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+func (t *staging) add(d digest.Digest, r io.Reader) error {
+	desc, err := t.put(r)
 	if err != nil {
-		return err
+		return fmt.Errorf("blob %s: %w", d, err)
+	}
+	if desc.Digest != d {
+		delete(t.blobs, desc.Digest)
+		return fmt.Errorf("blob %s: its content has another digest: %w", d, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// put writes a blob of whatever digest its content has.
+func (t *staging) put(r io.Reader) (desc ispec.Descriptor, err error) {
+	f, err := os.CreateTemp(t.dir, "blob-*")
+	if err != nil {
+		return desc, err
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
+			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
 		}
 	}()
-	verifier := d.Verifier()
-	n, err := io.CopyBuffer(io.MultiWriter(f, verifier), struct{ io.Reader }{r}, make([]byte, copyBuffer))
-	if err != nil {
-		return fmt.Errorf("blob %s: %w", d, err)
-	}
-	if !verifier.Verified() {
-		return fmt.Errorf("blob %s: its content has another digest: %w", d, errdefs.ErrInvalidArgument)
+	content := &tally{w: f, hash: digest.SHA256.Digester()}
+	if _, err := io.CopyBuffer(content, struct{ io.Reader }{r}, make([]byte, copyBuffer)); err != nil {
+		return desc, err
 	}
 	if err := f.Sync(); err != nil {
-		return fmt.Errorf("blob %s: %w", d, err)
+		return desc, err
 	}
-	t.blobs[d] = n
-	return f.Close()
+	desc = ispec.Descriptor{Digest: content.hash.Digest(), Size: content.n}
+	if err := os.Rename(f.Name(), t.path(desc.Digest)); err != nil {
+		return desc, err
+	}
+	t.blobs[desc.Digest] = desc.Size
+	return desc, f.Close()
 }
 
 // commit moves the named blobs into the store; call it with the store locked.

@@ -97,7 +97,7 @@ func (s *Store) Commit(ctx context.Context, c Commit) (img Image, layers []Packe
 		named[i] = img
 		named[i].Name = name
 	}
-	if err := s.publish(ctx, stage, named); err != nil {
+	if err := s.publish(ctx, stage, named, nil); err != nil {
 		return Image{}, nil, err
 	}
 	// What is published can be unpacked from its blobs, whatever happens now.

@@ -91,6 +91,16 @@ func FuzzImport(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(packed)
+	layer := tarOf(f, file("f", "1"))
+	config := dockerConfig(layer)
+	for _, entries := range [][]tar.Header{
+		{file("l/layer.tar", string(layer)), file("c.json", config), manifestJSON(f, dockerImage{"c.json", []string{"app"}, []string{"l/layer.tar"}})},
+		{symlink("l/layer.tar", "../m/layer.tar"), file("m/layer.tar", string(layer)), file("c.json", config), manifestJSON(f, dockerImage{"c.json", nil, []string{"l/layer.tar"}})},
+		{manifestJSON(f, dockerImage{"../c", []string{"app"}, []string{"/l"}}), symlink("s", "s"), hardlink("h", "../h")},
+		{file("repositories", "{}")},
+	} {
+		f.Add(tarOf(f, entries...))
+	}
 	f.Add(tarOf(f, file("oci-layout", `{"imageLayoutVersion":"1.0.0"}`), file("index.json", `{"manifests":[{}]}`)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s := newStore(t)

@@ -205,7 +205,7 @@ func (e *NotFoundError) Unwrap() error { return errdefs.ErrNotFound }
 
 // Hint is what the user can do.
 func (e *NotFoundError) Hint() string {
-	return "`sandbox image ls` lists what is here; `sandbox image import FILE` brings in an OCI archive; the image `toolbox` is inside sandbox itself"
+	return "`sandbox image ls` lists what is here; `sandbox image import FILE` brings in an OCI or Docker archive; the image `toolbox` is inside sandbox itself"
 }
 
 // List returns every image, in the order of names.

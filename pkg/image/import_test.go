@@ -114,13 +114,14 @@ func TestImportRefusesBadArchives(t *testing.T) {
 		data func() []byte
 		want string
 	}{
-		{"nothing", func() []byte { return nil }, "no OCI archive"},
+		{"nothing", func() []byte { return nil }, "no image archive"},
 		{"garbage", func() []byte { return bytes.Repeat([]byte("garbage!"), 200) }, "read archive"},
 		{"truncated", func() []byte { b := good().seal(t).bytes(t); return b[:540] }, "unexpected EOF"},
 		{"truncated gzip", func() []byte { b, _ := compress(good().seal(t).bytes(t)); return b[:len(b)/2] }, "unexpected EOF"},
 		{"damaged gzip", func() []byte { b, _ := compress(good().seal(t).bytes(t)); b[len(b)/2] ^= 0xff; return b }, ""},
 		{"not a layout", raw(file("hello", "world")), "lacks oci-layout"},
-		{"docker archive", raw(file("manifest.json", "[]")), "docker archive"},
+		{"docker archive of none", raw(file("manifest.json", "[]")), "holds no image"},
+		{"docker archive before 1.10", raw(file("repositories", "{}")), "before 1.10"},
 		{"absolute path", raw(file("/blobs/sha256/x", "")), `"/blobs/sha256/x": absolute path`},
 		{"path out", raw(file("blobs/../../x", "")), `"blobs/../../x": path with ".."`},
 		{"odd blob name", raw(file("blobs/sha256/nothex", "x")), `"blobs/sha256/nothex": digest`},

@@ -12,6 +12,7 @@ type Limits struct {
 	Archive  int64 // bytes of blobs in one archive
 	Document int64 // bytes of an index, a manifest or a config
 	Artifact int64 // bytes of what a referrer says
+	Images   int   // images of one archive, and names
 	Files    int   // entries in one archive, or in one layer
 	Layers   int   // layers of one image
 	Layer    int64 // bytes that one layer unpacks to
@@ -27,6 +28,7 @@ func DefaultLimits() Limits {
 		Archive:   64 << 30,
 		Document:  4 << 20, // what registries allow too (distribution-spec, Pushing Manifests)
 		Artifact:  256 << 20,
+		Images:    1000,
 		Files:     1 << 20,
 		Layers:    500, // overlayfs stacks no more (OVL_MAX_STACK)
 		Layer:     64 << 30,
