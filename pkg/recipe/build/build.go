@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"go.uber.org/zap"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
@@ -95,8 +96,8 @@ type Options struct {
 // *Error. A build that is interrupted, in whatever way, leaves layers that are
 // whole, for the next one to go on with, and nothing else that lasts.
 func (b *Builder) Build(ctx context.Context, o Options) (image.Image, error) {
-	if len(o.Names) == 0 {
-		return image.Image{}, fmt.Errorf("build image: it has no name: %w", errdefs.ErrInvalidArgument)
+	if err := checkNames(o.Names); err != nil {
+		return image.Image{}, fmt.Errorf("build image: %w", err)
 	}
 	p, err := b.plan(ctx, &o)
 	if err != nil {
@@ -114,7 +115,27 @@ func (b *Builder) Build(ctx context.Context, o Options) (image.Image, error) {
 		}
 		return image.Image{}, fmt.Errorf("build image %s: %w", o.Names[0], err)
 	}
+	if b.Log != nil {
+		b.Log.Info("image built", zap.String("name", img.Name), zap.Stringer("digest", img.Descriptor.Digest))
+	}
 	return img, nil
+}
+
+// checkNames finds before the build what its end would fail for.
+func checkNames(names []string) error {
+	if len(names) == 0 {
+		return fmt.Errorf("it has no name: %w", errdefs.ErrInvalidArgument)
+	}
+	for _, name := range names {
+		ref, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			return fmt.Errorf("name %q: %w: %w", name, err, errdefs.ErrInvalidArgument)
+		}
+		if _, ok := ref.(reference.Digested); ok {
+			return fmt.Errorf("name %q: the digest is what the build is to find: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
 }
 
 func (b *Builder) parallel() int {
@@ -122,11 +143,4 @@ func (b *Builder) parallel() int {
 		return b.Parallel
 	}
 	return runtime.GOMAXPROCS(0)
-}
-
-func (b *Builder) log() *zap.Logger {
-	if b.Log == nil {
-		return zap.NewNop()
-	}
-	return b.Log
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 
@@ -55,6 +56,8 @@ func (x *execution) cacheDir(r *run, m *mount) (string, error) {
 		}
 		if held != nil {
 			r.later(held.Close)
+			now := time.Now()
+			_ = os.Chtimes(path, now, now) // when it was last used; see Prune
 			return x.seeded(r, m, filepath.Join(x.cache.caches(), folder))
 		}
 	}

@@ -25,6 +25,7 @@ import (
 type checker struct {
 	file     *file
 	problems []recipe.Problem
+	lost     bool // a FROM was not understood: what comes after it is in a wrong stage
 }
 
 func (c *checker) add(line int, hint, format string, args ...any) {
@@ -75,6 +76,7 @@ func (c *checker) instruction(node *parser.Node, err error) {
 		hint = "instructions are listed in Docker's Dockerfile reference"
 	}
 	c.add(node.StartLine, hint, "%v", err)
+	c.lost = c.lost || strings.EqualFold(node.Value, "from")
 }
 
 // stages looks at every stage that the parser has taken.
@@ -83,10 +85,8 @@ func (c *checker) stages() {
 	for i, st := range c.file.stages {
 		line := lineIn(st.Location)
 		lex := shell.NewLex(c.file.escape)
-		if name, _, err := lex.ProcessWord(st.BaseName, shell.EnvsFromSlice(global)); err != nil {
+		if _, _, err := lex.ProcessWord(st.BaseName, shell.EnvsFromSlice(global)); err != nil {
 			c.add(line, "", "FROM %s: %v", st.BaseName, err)
-		} else if st.Name != "" && strings.EqualFold(name, st.Name) {
-			c.stageOfItself(i, st, line)
 		}
 		if st.Platform != "" {
 			p, _, err := lex.ProcessWord(st.Platform, shell.EnvsFromSlice(global))
@@ -99,16 +99,6 @@ func (c *checker) stages() {
 		}
 		for _, cmd := range st.Commands {
 			c.command(i, cmd, lineIn(cmd.Location()))
-		}
-	}
-}
-
-// stageOfItself warns of a stage that has the name of its base: later mentions
-// of the name mean the stage.
-func (c *checker) stageOfItself(i int, st *instructions.Stage, line int) {
-	for _, before := range c.file.stages[:i] {
-		if before.Name == st.Name {
-			c.warn(line, fmt.Sprintf("two stages are called %s; the later one is meant from here on", st.Name))
 		}
 	}
 }
@@ -229,7 +219,7 @@ func (c *checker) runCommand(stage int, cmd *instructions.RunCommand, line int) 
 func checkMount(m *instructions.Mount) error {
 	switch {
 	case m.Type == instructions.MountTypeSSH:
-		return fmt.Errorf("type=ssh is not supported")
+		return errors.New("type=ssh is not supported")
 	case m.Target == "" && m.Type != instructions.MountTypeSecret:
 		return fmt.Errorf("type=%s has no target", m.Type)
 	case m.Target != "" && path.Clean("/"+m.Target) == "/":
@@ -263,14 +253,14 @@ func parseTrigger(expression string) (instructions.Command, error) {
 		return nil, err
 	}
 	if len(result.AST.Children) != 1 {
-		return nil, fmt.Errorf("it is not one instruction: %w", errdefs.ErrInvalidArgument)
+		return nil, errors.New("it is not one instruction")
 	}
 	cmd, err := instructions.ParseCommand(result.AST.Children[0])
 	if err != nil {
 		return nil, err
 	}
 	if _, ok := cmd.(*instructions.OnbuildCommand); ok {
-		return nil, fmt.Errorf("a trigger has no triggers: %w", errdefs.ErrInvalidArgument)
+		return nil, errors.New("a trigger has no triggers")
 	}
 	return cmd, nil
 }
@@ -293,7 +283,7 @@ func checkPlatform(platform string) error {
 		return err
 	}
 	if p = platforms.Normalize(p); p.OS != runtime.GOOS || p.Architecture != runtime.GOARCH {
-		return fmt.Errorf("this machine is %s: %w", hostPlatform(), errdefs.ErrNotImplemented)
+		return fmt.Errorf("this machine is %s", hostPlatform())
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -24,6 +25,15 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// at says where err comes from, unless that is known: a step that waits for
+// another one fails with it.
+func at(stage string, line int, instruction string, err error) error {
+	if _, ok := errors.AsType[*Error](err); ok || err == nil {
+		return err
+	}
+	return &Error{Stage: stage, Line: line, Instruction: instruction, Err: err}
+}
 
 // ExitError is a RUN whose command has failed.
 type ExitError struct {

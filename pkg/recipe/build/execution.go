@@ -152,7 +152,7 @@ func (x *execution) make(s *stage) ([]*layer, error) {
 			x.tellCached(st, l)
 		default:
 			if l, err = x.step(st, layers); err != nil {
-				return nil, &Error{Stage: s.name, Line: st.line, Instruction: st.instruction, Err: err}
+				return nil, at(s.name, st.line, st.instruction, err)
 			}
 		}
 		layers = append(layers, l)

@@ -67,6 +67,9 @@ const (
 	lentTrust = lentDir + "/ca.p12"
 )
 
+// javaOptions is what every Java virtual machine reads its options from.
+const javaOptions = "JAVA_TOOL_OPTIONS"
+
 // trustVars tell programs of lentCA: OpenSSL and Go, curl, Python's requests and
 // pip, Node, git, the AWS tools, cargo, Deno, and Nix.
 var trustVars = []string{
@@ -100,7 +103,7 @@ func (b *Builder) hostFor(args map[string]string) (env []string, mounts []api.Mo
 	mounts = append(mounts, api.Mount{Type: "bind", Source: ca, Target: lentCA, Options: []string{"ro"}})
 	if trust != "" {
 		env = append(env, fmt.Sprintf(
-			"JAVA_TOOL_OPTIONS=-Djavax.net.ssl.trustStore=%s -Djavax.net.ssl.trustStoreType=PKCS12 -Djavax.net.ssl.trustStorePassword=%s",
+			javaOptions+"=-Djavax.net.ssl.trustStore=%s -Djavax.net.ssl.trustStoreType=PKCS12 -Djavax.net.ssl.trustStorePassword=%s",
 			lentTrust, pkcs12.DefaultPassword))
 		mounts = append(mounts, api.Mount{Type: "bind", Source: trust, Target: lentTrust, Options: []string{"ro"}})
 	}

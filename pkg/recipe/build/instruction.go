@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -38,7 +39,7 @@ func (p *planner) instructions(s *stage, st *instructions.Stage, number int) err
 	for _, t := range triggers {
 		cmd, err := parseTrigger(t)
 		if err != nil {
-			return fmt.Errorf("ONBUILD %s of the base: %w", t, err)
+			return fmt.Errorf("ONBUILD %s of the base: %w: %w", t, err, errdefs.ErrInvalidArgument)
 		}
 		// The image may have been built by another program.
 		c := &checker{file: p.file}
@@ -83,7 +84,7 @@ func (d *dispatcher) dispatch(cmd instructions.Command, text string, line int) e
 		}
 	}
 	if err != nil {
-		return &Error{Stage: d.s.name, Line: line, Instruction: text, Err: err}
+		return at(d.s.name, line, text, err)
 	}
 	st.history.Comment = historyComment
 	st.history.EmptyLayer = st.work == nil
@@ -105,7 +106,7 @@ func (d *dispatcher) keys() error {
 		}
 		input, err := st.work.input(d.p.ctx)
 		if err != nil {
-			return &Error{Stage: d.s.name, Line: st.line, Instruction: st.instruction, Err: err}
+			return at(d.s.name, st.line, st.instruction, err)
 		}
 		below := d.s.key
 		if l, ok := st.work.(interface{ apart() bool }); ok && l.apart() {

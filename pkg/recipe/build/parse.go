@@ -76,8 +76,9 @@ func (c *checker) parse(dockerfile []byte) {
 	if len(c.file.stages) == 0 && !c.failed() {
 		c.add(1, "FROM scratch begins with nothing", "the Dockerfile has no FROM")
 	}
-	if !c.failed() {
+	if !c.lost {
 		c.stages()
+		c.rules(lint)
 	}
 }
 

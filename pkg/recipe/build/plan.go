@@ -3,7 +3,6 @@ package build
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -154,10 +153,7 @@ func (p *planner) stage(i int) (*stage, error) {
 	st := p.file.stages[i]
 	s := &stage{name: stageName(i, st)}
 	fail := func(err error) (*stage, error) {
-		if _, ok := errors.AsType[*Error](err); ok {
-			return nil, err
-		}
-		return nil, &Error{Stage: s.name, Line: lineIn(st.Location), Instruction: st.SourceCode, Err: err}
+		return nil, at(s.name, lineIn(st.Location), st.SourceCode, err)
 	}
 	if p.under[i] {
 		return fail(fmt.Errorf("the stage needs itself: %w", errdefs.ErrInvalidArgument))
@@ -180,7 +176,7 @@ func (p *planner) stage(i int) (*stage, error) {
 		return fail(err)
 	} else if st.Platform != "" {
 		if err := checkPlatform(platform); err != nil {
-			return fail(err)
+			return fail(fmt.Errorf("platform %s: %w: %w", platform, err, errdefs.ErrNotImplemented))
 		}
 	}
 	if st.Name != "" && p.o.Contexts[st.Name] != "" { // it takes the stage's place

@@ -29,12 +29,15 @@ func parsePort(s string) ([]string, error) {
 		last = first
 	}
 	from, err := parsePortNumber(first)
-	to, err2 := parsePortNumber(last)
-	if err = errors.Join(err, err2); err != nil {
+	if err != nil {
+		return nil, err
+	}
+	to, err := parsePortNumber(last)
+	if err != nil {
 		return nil, err
 	}
 	if to < from {
-		return nil, fmt.Errorf("the range ends before it begins")
+		return nil, errors.New("the range ends before it begins")
 	}
 	var out []string
 	for p := from; p <= to; p++ {

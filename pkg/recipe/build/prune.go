@@ -170,7 +170,6 @@ func (c *cache) pruneCache(name string, before time.Time, got *image.Reclaimed) 
 		return err // it is mounted
 	}
 	defer held.Close()
-	// The lock was last opened, and thereby its time set, by the last user.
 	if st, err := held.Stat(); err != nil || st.ModTime().After(before) {
 		return err
 	}

@@ -148,6 +148,10 @@ func (w *runWork) run(x *execution, r *run) error {
 		env = append(env, fmt.Sprintf("SOURCE_DATE_EPOCH=%d", x.o.Epoch.Unix()))
 	}
 	spec.Env = slices.Concat([]string{"HOSTNAME"}, env, w.Env)
+	if own, ok := environ(w.Env).get(javaOptions); ok { // options of both
+		lent, _ := environ(env).get(javaOptions)
+		spec.Env = append(spec.Env, javaOptions+"="+strings.TrimSpace(lent+" "+own))
+	}
 	spec.Mounts = mounts
 	if w.Script != nil {
 		m, err := r.scriptMount(*w.Script)
