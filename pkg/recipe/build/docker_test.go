@@ -16,9 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/txtar"
 	"golang.org/x/sys/unix"
@@ -215,38 +212,16 @@ func (d *docker) build(t *testing.T, b *builder, name, dir string, args map[stri
 	d.run(t, argv...)
 	tar := filepath.Join(t.TempDir(), "image.tar")
 	d.run(t, "save", "-o", tar, "docker/"+name)
-	f := asOCI(t, tar)
+	f, err := os.Open(tar)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer f.Close()
 	images, err := b.Store.Import(t.Context(), f, image.ImportOptions{})
 	if err != nil || len(images) != 1 {
 		t.Fatal(len(images), err)
 	}
 	return images[0]
-}
-
-// asOCI makes an OCI archive of one of docker save.
-func asOCI(t *testing.T, archive string) *os.File {
-	t.Helper()
-	img, err := tarball.ImageFromPath(archive, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(t.TempDir(), "layout")
-	p, err := layout.Write(dir, empty.Index)
-	if err == nil {
-		err = p.AppendImage(img)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("tar", "-C", dir, "-cf", dir+".tar", ".").CombinedOutput(); err != nil {
-		t.Fatalf("tar: %v: %s", err, out)
-	}
-	f, err := os.Open(dir + ".tar")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return f
 }
 
 // tree describes every file of an image.
