@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -164,9 +165,16 @@ func (c Commit) epoch() time.Time {
 func (s *Store) packLayers(ctx context.Context, stage *staging, c Commit) ([]PackedLayer, error) {
 	var mu sync.Mutex // guards stage and Progress
 	layers := make([]PackedLayer, len(c.Layers))
+	first := map[string]int{} // a folder may come twice
+	for i, src := range slices.Backward(c.Layers) {
+		first[src.Upper] = i
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, src := range c.Layers {
+		if src.Upper != "" && first[src.Upper] != i {
+			continue
+		}
 		group.Go(func() error {
 			if err := context.Cause(ctx); err != nil {
 				return err
@@ -196,7 +204,13 @@ func (s *Store) packLayers(ctx context.Context, stage *staging, c Commit) ([]Pac
 			return nil
 		})
 	}
-	return layers, group.Wait()
+	err := group.Wait()
+	for i, src := range c.Layers {
+		if src.Upper != "" {
+			layers[i] = layers[first[src.Upper]]
+		}
+	}
+	return layers, err
 }
 
 func (s *Store) linkLayer(stage *staging, l *PackedLayer) error {
@@ -282,10 +296,12 @@ func (s *Store) adoptAll(ctx context.Context, sources []LayerSource, layers []Pa
 		errs []error
 		dirs []string
 	)
+	done := map[string]bool{}
 	for i, src := range sources {
-		if src.Upper == "" {
+		if src.Upper == "" || done[src.Upper] {
 			continue
 		}
+		done[src.Upper] = true
 		if err := s.adopt(ctx, src.Upper, layers[i]); err != nil {
 			errs = append(errs, fmt.Errorf("take over folder %s as layer %s: %w", src.Upper, layers[i].DiffID, err))
 			continue
