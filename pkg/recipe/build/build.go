@@ -101,7 +101,7 @@ func (b *Builder) Build(ctx context.Context, o Options) (image.Image, error) {
 	}
 	p, err := b.plan(ctx, &o)
 	if err != nil {
-		return image.Image{}, err
+		return image.Image{}, fmt.Errorf("build image %s: %w", o.Names[0], err)
 	}
 	x, err := b.newExecution(ctx, &o)
 	if err != nil {

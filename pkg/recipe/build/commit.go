@@ -16,7 +16,7 @@ import (
 )
 
 // commit makes an image of the target's layers.
-func (x *execution) commit(target *stage, layers []*layer) (image.Image, error) {
+func (x *execution) commit(target *stage, layers []*layer) (_ image.Image, err error) {
 	own, err := x.packLocks(layers)
 	defer own.close()
 	if err != nil {
@@ -60,9 +60,11 @@ func (x *execution) commit(target *stage, layers []*layer) (image.Image, error) 
 	}
 	c.Config.History = history(target, layers)
 	if len(c.Layers) == 0 {
-		if err := x.emptyLayer(&c); err != nil {
+		dir, err := x.emptyLayer(&c)
+		if err != nil {
 			return image.Image{}, err
 		}
+		defer func() { err = errors.Join(err, removeLayer(dir)) }()
 	}
 	img, packed, err := x.b.Store.Commit(x.parent, c)
 	if err != nil {
@@ -140,19 +142,19 @@ func history(target *stage, layers []*layer) []ispec.History {
 }
 
 // emptyLayer gives an image without files a layer: it needs one.
-func (x *execution) emptyLayer(c *image.Commit) error {
+func (x *execution) emptyLayer(c *image.Commit) (dir string, err error) {
 	dir, use, err := x.cache.begin(x.parent)
 	if err != nil {
-		return err
+		return "", err
 	}
-	x.keep(use) // the next sweep removes what Commit leaves of it
+	x.keep(use)
 	upper := filepath.Join(dir, layerFS)
 	if err := os.Mkdir(upper, 0o755); err != nil {
-		return err
+		return "", errors.Join(err, removeLayer(dir))
 	}
 	c.Layers = []image.LayerSource{{Upper: upper}}
 	c.Config.History = append(c.Config.History, ispec.History{Created: c.Config.Created, CreatedBy: "an empty root", Comment: historyComment})
-	return nil
+	return dir, nil
 }
 
 // annotations are the caller's, and what the image is based on.

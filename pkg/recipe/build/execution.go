@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
@@ -64,6 +65,11 @@ func (b *Builder) newExecution(ctx context.Context, o *Options) (*execution, err
 func (x *execution) close() {
 	for _, f := range x.held {
 		_ = f.Close()
+	}
+	if x.o.NoCache { // layers have lost their keys to new ones
+		if err := x.cache.sweep(); err != nil && x.b.Log != nil {
+			x.b.Log.Warn("what a build has replaced was not removed", zap.Error(err)) // the next one tries again
+		}
 	}
 	if x.fresh {
 		x.b.settle(x.cache)

@@ -89,58 +89,65 @@ func (b *Builder) hostFor(args map[string]string) (env []string, mounts []api.Mo
 	if b.Host.CABundle == "" {
 		return env, nil, nil
 	}
-	ca, err := filepath.EvalSymlinks(b.Host.CABundle)
+	bundle, store, err := b.trust()
 	if err != nil {
-		return nil, nil, fmt.Errorf("CA bundle: %w", err)
-	}
-	trust, err := b.trustStore(ca)
-	if err != nil {
-		return nil, nil, fmt.Errorf("CA bundle %s: %w", ca, err)
+		return nil, nil, fmt.Errorf("CA bundle %s: %w", b.Host.CABundle, err)
 	}
 	for _, name := range trustVars {
 		env = append(env, name+"="+lentCA)
 	}
-	mounts = append(mounts, api.Mount{Type: "bind", Source: ca, Target: lentCA, Options: []string{"ro"}})
-	if trust != "" {
+	mounts = append(mounts, api.Mount{Type: "bind", Source: bundle, Target: lentCA, Options: []string{"ro"}})
+	if store != "" {
 		env = append(env, fmt.Sprintf(
 			javaOptions+"=-Djavax.net.ssl.trustStore=%s -Djavax.net.ssl.trustStoreType=PKCS12 -Djavax.net.ssl.trustStorePassword=%s",
 			lentTrust, pkcs12.DefaultPassword))
-		mounts = append(mounts, api.Mount{Type: "bind", Source: trust, Target: lentTrust, Options: []string{"ro"}})
+		mounts = append(mounts, api.Mount{Type: "bind", Source: store, Target: lentTrust, Options: []string{"ro"}})
 	}
 	return env, mounts, nil
 }
 
-// trustStore is a bundle as Java wants it: PKCS #12, made once per content.
-// There is none of an empty bundle.
-func (b *Builder) trustStore(bundle string) (string, error) {
-	data, err := os.ReadFile(bundle)
+// trust copies the bundle, so that every user of a container can read it, and
+// makes a store of it as Java wants it: PKCS #12. Both are made once per content;
+// of a bundle without certificates there is no store.
+func (b *Builder) trust() (bundle, store string, err error) {
+	data, err := os.ReadFile(b.Host.CABundle)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	sum := sha256.Sum256(data)
 	dir := filepath.Join(b.Dirs.Build(), "trust")
-	path := filepath.Join(dir, hex.EncodeToString(sum[:8])+".p12")
-	if _, err := os.Lstat(path); err == nil {
-		return path, nil
+	bundle = filepath.Join(dir, hex.EncodeToString(sum[:8])+".crt")
+	store = strings.TrimSuffix(bundle, ".crt") + ".p12"
+	certs := certificates(data)
+	if len(certs) == 0 {
+		store = ""
 	}
-	var certs []*x509.Certificate
+	if exists(bundle) && (store == "" || exists(store)) {
+		return bundle, store, nil
+	}
+	// Those of bundles that are no more; what has them mounted keeps them.
+	old, _ := filepath.Glob(filepath.Join(dir, "*"))
+	for _, file := range old {
+		if file != bundle && file != store {
+			err = errors.Join(err, os.Remove(file))
+		}
+	}
+	if store != "" {
+		encoded, eerr := pkcs12.Modern.EncodeTrustStore(certs, pkcs12.DefaultPassword)
+		if eerr != nil {
+			return "", "", fmt.Errorf("make a Java trust store: %w", eerr)
+		}
+		err = errors.Join(err, state.WriteFile(store, encoded, 0o644))
+	}
+	return bundle, store, errors.Join(err, state.WriteFile(bundle, data, 0o644))
+}
+
+// certificates are those that Go can parse: Java would not take others either.
+func certificates(data []byte) (certs []*x509.Certificate) {
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		// What Go cannot parse, Java would not take either.
 		if cert, err := x509.ParseCertificate(block.Bytes); err == nil && block.Type == "CERTIFICATE" {
 			certs = append(certs, cert)
 		}
 	}
-	if len(certs) == 0 {
-		return "", nil
-	}
-	store, err := pkcs12.Modern.EncodeTrustStore(certs, pkcs12.DefaultPassword)
-	if err != nil {
-		return "", fmt.Errorf("make a Java trust store: %w", err)
-	}
-	old, _ := filepath.Glob(filepath.Join(dir, "*.p12"))
-	err = state.WriteFile(path, store, 0o644)
-	for _, file := range old { // of bundles that are no more
-		err = errors.Join(err, os.Remove(file))
-	}
-	return path, err
+	return certs
 }

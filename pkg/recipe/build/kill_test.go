@@ -1,4 +1,79 @@
 package build_test
 
-// victim is a process that builds until it is killed.
-func victim([]string) int { return 1 }
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
+)
+
+// killed is built by processes that are killed meanwhile.
+const killed = `FROM toolbox AS a
+RUN --network=none --mount=type=cache,target=/c for i in 1 2 3 4 5; do echo $i > /f$i; sleep 0.05; done
+RUN --network=none head -c 3000000 /dev/zero > /zeros; sleep 0.1
+FROM toolbox AS b
+RUN --network=none mkdir /many; for i in $(seq 500); do echo $i > /many/$i; done
+COPY --from=a / /a/
+FROM scratch
+COPY --from=b /many /many
+COPY --from=b /a /a
+`
+
+// victim builds in the folder of its argument until it is killed.
+func victim(args []string) int {
+	h := hostIn(args[0])
+	ctx := context.Background()
+	b, _, err := h.open(ctx)
+	if err == nil {
+		fmt.Println("ready")
+		_, err = b.Build(ctx, build.Options{Dockerfile: []byte(killed), Names: []string{"killed:1"}, Epoch: epoch, NoCache: true})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// TestKilled kills processes that build, at random moments; the next one, whose
+// engine has swept, builds the same image as one that nobody disturbed.
+func TestKilled(t *testing.T) {
+	h := newHost(t)
+	finished := 0
+	for range 10 {
+		after := time.Duration(rand.IntN(900)) * time.Millisecond
+		cmd := exec.Command("/proc/self/exe", "victim", h.dir())
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 16)); err != nil {
+			t.Errorf("it did not begin: %v", err)
+		}
+		time.Sleep(after)
+		_ = cmd.Process.Kill()
+		if cmd.Wait() == nil {
+			finished++
+		}
+	}
+	t.Logf("%d of 10 were quicker than the kill", finished)
+	b := h.builder(t)
+	img, r := b.must(killed, nil)
+	t.Logf("left to do: %q", r.ran())
+	if left := b.unfinished(); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	clean, _ := newBuilder(t).must(killed, nil)
+	if img.Descriptor.Digest != clean.Descriptor.Digest {
+		t.Errorf("%s after kills, %s without", img.Descriptor.Digest, clean.Descriptor.Digest)
+	}
+}

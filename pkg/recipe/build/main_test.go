@@ -134,6 +134,9 @@ func hostIn(dir string) host {
 	return host{dirs: state.Dirs{Root: filepath.Join(dir, "lib"), Run: filepath.Join(dir, "run")}, parent: "/" + filepath.Base(dir)}
 }
 
+// dir is what hostIn takes.
+func (h host) dir() string { return filepath.Dir(h.dirs.Root) }
+
 // copySelf puts this binary where the engine looks for sandbox-runtime, or the
 // real one if SANDBOX_RUNTIME names it.
 func copySelf(t testing.TB, to string) {

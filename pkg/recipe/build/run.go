@@ -127,9 +127,6 @@ func (w *runWork) input(ctx context.Context) (any, error) {
 	return w, nil
 }
 
-// lastLines is how many lines of output an error shows.
-const lastLines = 20
-
 func (w *runWork) run(x *execution, r *run) error {
 	spec := api.ContainerSpec{
 		Command: w.Args, User: w.User, WorkDir: w.Dir, Hostname: "build",
@@ -169,7 +166,7 @@ func (w *runWork) run(x *execution, r *run) error {
 	exit, err := x.b.Engine.RunLayer(r.ctx, engine.LayerRun{
 		LowerDirs: r.lower, UpperDir: r.upper, Spec: spec,
 		Output: func(stream string, data []byte) {
-			tail.write(data)
+			tail.write(stream, data)
 			x.emit(r.step, api.BuildEvent{Stream: stream, Output: string(data)})
 		},
 	}, x.o.Trace)
@@ -192,25 +189,4 @@ func (r *run) scriptMount(s script) (api.Mount, error) {
 	}
 	err = os.WriteFile(path.Join(dir, s.Name), []byte(s.Data), 0o755) //nolint:gosec // it is to be executed
 	return api.Mount{Type: "bind", Source: dir, Target: strings.TrimSuffix(scriptDir, "/"), Options: []string{"ro"}}, err
-}
-
-// tail keeps the last lines of an output.
-type tail struct{ data []byte }
-
-const tailBytes = 16 << 10
-
-func (t *tail) write(b []byte) {
-	t.data = append(t.data, b...)
-	if over := len(t.data) - tailBytes; over > tailBytes {
-		t.data = append(t.data[:0], t.data[over:]...)
-	}
-}
-
-func (t *tail) lines() []string {
-	text := strings.TrimRight(strings.ToValidUTF8(string(t.data), "�"), "\n")
-	if text == "" {
-		return nil
-	}
-	lines := strings.Split(text, "\n")
-	return lines[max(len(lines)-lastLines, 0):]
 }
