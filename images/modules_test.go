@@ -1,0 +1,57 @@
+package images_test
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// TestModules runs the tests of the programs that live in recipes, each a Go
+// module of its own, with the caches that the recipes are compiled with.
+func TestModules(t *testing.T) {
+	root, err := kept()
+	if err != nil {
+		t.Skip(err)
+	}
+	for _, dir := range testedModules(t) {
+		t.Run(dir, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), "go", "test", "-trimpath", "./...")
+			cmd.Dir = dir
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-modcacherw -buildvcs=false",
+				"GOMODCACHE="+filepath.Join(root, "build", "cache", "gomod"),
+				"GOCACHE="+filepath.Join(root, "build", "cache", "gobuild"))
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("go test: %v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// testedModules are the folders of modules that have tests.
+func testedModules(t *testing.T) (dirs []string) {
+	t.Helper()
+	modules, err := filepath.Glob("*/*/go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range modules {
+		dir, tested := filepath.Dir(file), false
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			match, _ := filepath.Match("*_test.go", filepath.Base(path))
+			tested = tested || match
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tested {
+			dirs = append(dirs, dir)
+		}
+	}
+	if len(dirs) == 0 {
+		t.Error("no module has tests")
+	}
+	return dirs
+}
