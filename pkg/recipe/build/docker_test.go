@@ -120,7 +120,7 @@ func copyFile(t testing.TB, from, to string) {
 // docker is a private Docker engine.
 type docker struct{ argv []string }
 
-func startDocker(t *testing.T) *docker {
+func startDocker(t testing.TB) *docker {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts a daemon")
@@ -188,14 +188,14 @@ func startDocker(t *testing.T) *docker {
 	return d
 }
 
-func (d *docker) command(t *testing.T, args ...string) *exec.Cmd {
+func (d *docker) command(t testing.TB, args ...string) *exec.Cmd {
 	argv := append(slices.Clone(d.argv), args...)
 	cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1")
 	return cmd
 }
 
-func (d *docker) run(t *testing.T, args ...string) {
+func (d *docker) run(t testing.TB, args ...string) {
 	t.Helper()
 	if out, err := d.command(t, args...).CombinedOutput(); err != nil {
 		t.Fatalf("docker %s: %v: %s", strings.Join(args, " "), err, out)
