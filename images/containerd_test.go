@@ -81,7 +81,7 @@ address = "`+dir+`/sock"
 		}
 		_, err = e.client.Version(ctx)
 		return err
-	}, "containerd", "--config", config)
+	}, "containerd", "--log-level", "warn", "--config", config)
 	t.Cleanup(func() {
 		left, err := e.client.Containers(context.Background())
 		if err != nil || len(left) > 0 {

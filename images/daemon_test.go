@@ -39,7 +39,7 @@ func need(t *testing.T, programs ...string) {
 // after the folder, such as its parent cgroup, is searched for when all has ended.
 func home(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sbi")
+	dir, err := os.MkdirTemp("", "sbd")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func (d *daemon) Write(b []byte) (int, error) {
 // startDaemon starts argv in the network p, nil being the host's, and in a
 // mount namespace of its own, with which its mounts end. It returns when ready
 // says so.
-func startDaemon(t *testing.T, p *pocket, ready func(context.Context) error, argv ...string) {
+func startDaemon(t *testing.T, p *pocket, ready func(context.Context) error, argv ...string) *daemon {
 	t.Helper()
 	if p != nil {
 		argv = append([]string{"nsenter", "--net=" + nsPath(p.ns)}, argv...)
@@ -156,7 +156,7 @@ func startDaemon(t *testing.T, p *pocket, ready func(context.Context) error, arg
 	for {
 		err := ready(ctx)
 		if err == nil {
-			return
+			return d
 		}
 		select {
 		case <-d.ended:

@@ -46,16 +46,17 @@ func (unasked) Logs(context.Context, string, engine.LogOptions) (engine.LogReade
 
 // dockerDaemon is a Docker engine of the test's own.
 type dockerDaemon struct {
-	client *client.Client
-	env    []string // with which the command docker talks to it
-	dir    string
+	client  *client.Client
+	env     []string // with which the command docker talks to it
+	dir     string
+	process *daemon
 }
 
 // startDocker starts a Docker engine in the network p. On the host's, p being
 // nil, it has neither bridge nor rules: containers use the host's own network.
 func startDocker(t *testing.T, p *pocket) *dockerDaemon {
 	t.Helper()
-	need(t, "dockerd", "docker")
+	need(t, "dockerd")
 	dir := home(t)
 	d := &dockerDaemon{dir: dir, env: append(os.Environ(), "DOCKER_HOST=unix://"+dir+"/docker.sock", "DOCKER_CONFIG="+dir, "DOCKER_BUILDKIT=1")}
 	settings := filepath.Join(dir, "daemon.json") // not the machine's own
@@ -63,7 +64,7 @@ func startDocker(t *testing.T, p *pocket) *dockerDaemon {
 		t.Fatal(err)
 	}
 	argv := []string{
-		"dockerd", "--config-file", settings, "--data-root", dir + "/data", "--exec-root", dir + "/exec",
+		"dockerd", "--log-level", "warn", "--config-file", settings, "--data-root", dir + "/data", "--exec-root", dir + "/exec",
 		"--pidfile", dir + "/pid", "--host", "unix://" + dir + "/docker.sock", "--cgroup-parent", filepath.Base(dir),
 	}
 	if p != nil {
@@ -75,7 +76,7 @@ func startDocker(t *testing.T, p *pocket) *dockerDaemon {
 	if d.client, err = client.NewClientWithOpts(client.WithHost("unix://"+dir+"/docker.sock"), client.WithAPIVersionNegotiation()); err != nil {
 		t.Fatal(err)
 	}
-	startDaemon(t, p, func(ctx context.Context) error {
+	d.process = startDaemon(t, p, func(ctx context.Context) error {
 		_, err := d.client.Ping(ctx)
 		return err
 	}, argv...)
