@@ -38,14 +38,18 @@ type record struct {
 	Empty  bool               `json:"empty,omitempty"`
 	Packed *image.PackedLayer `json:"packed,omitempty"` // once an image has it
 	Change api.ImageLayer     `json:"change"`
+	// Device is the path of a device node, if there is one: such a layer can be
+	// built on, and be in no image.
+	Device string `json:"device,omitempty"`
 }
 
 // layer is one layer of a stage's stack.
 type layer struct {
 	// Of a layer that was built:
-	dir string // its folder
-	mu  sync.Mutex
-	rec record
+	step *step
+	dir  string // its folder
+	mu   sync.Mutex
+	rec  record
 	// Of an image's:
 	image  *image.Image
 	packed *image.PackedLayer

@@ -2,12 +2,14 @@ package build
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
@@ -53,6 +55,9 @@ func (x *execution) commit(target *stage, layers []*layer) (_ image.Image, err e
 			continue
 		case rec.Packed != nil:
 			c.Layers = append(c.Layers, image.LayerSource{Packed: rec.Packed})
+		case rec.Device != "":
+			return image.Image{}, at(l.step.stage.name, l.step.line, l.step.instruction,
+				fmt.Errorf("it has made the device node %s, which images here do not have: remove it in the same instruction: %w", rec.Device, errdefs.ErrInvalidArgument))
 		default:
 			c.Layers = append(c.Layers, image.LayerSource{Upper: filepath.Join(l.dir, layerFS)})
 		}

@@ -161,6 +161,7 @@ func (x *execution) make(s *stage) ([]*layer, error) {
 				return nil, at(s.name, st.line, st.instruction, err)
 			}
 		}
+		l.step = st
 		layers = append(layers, l)
 	}
 	return layers, nil

@@ -125,7 +125,7 @@ func keyOf(name string) digest.Digest { return digest.NewDigestFromEncoded(diges
 func (c *cache) forget(key digest.Digest, before time.Time, got *image.Reclaimed) error {
 	dir, err := c.target(key)
 	if err != nil {
-		return nil //nolint:nilerr // another prune was quicker, or it is no link
+		return nil // another prune was quicker, or it is no link
 	}
 	if st, err := os.Lstat(filepath.Join(dir, layerRecord)); err == nil && st.ModTime().After(before) {
 		return nil

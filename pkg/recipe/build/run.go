@@ -187,6 +187,6 @@ func (r *run) scriptMount(s script) (api.Mount, error) {
 	if err := os.Chmod(dir, 0o755); err != nil { // the user need not be root
 		return api.Mount{}, err
 	}
-	err = os.WriteFile(path.Join(dir, s.Name), []byte(s.Data), 0o755) //nolint:gosec // it is to be executed
+	err = os.WriteFile(path.Join(dir, s.Name), []byte(s.Data), 0o755)
 	return api.Mount{Type: "bind", Source: dir, Target: strings.TrimSuffix(scriptDir, "/"), Options: []string{"ro"}}, err
 }

@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/image"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build/filecopy"
 )
@@ -76,12 +75,11 @@ func (x *execution) run(st *step, below []*layer) (l *layer, err error) {
 	l = &layer{dir: dir, rec: record{
 		Key: st.key, Stage: st.stage.name, Instruction: st.instruction, Created: time.Now().UTC(),
 	}}
-	l.rec.Change, err = settleTimes(r.upper, x.o.Epoch)
-	if err != nil {
+	if err := l.rec.settle(r.upper, x.o.Epoch); err != nil {
 		return nil, err
 	}
 	l.rec.Change.Instruction = st.history.CreatedBy
-	if l.rec.Empty = l.rec.Change.Empty; l.rec.Empty {
+	if l.rec.Empty {
 		if err := os.RemoveAll(r.upper); err != nil {
 			return nil, err
 		}
@@ -187,11 +185,11 @@ func (x *execution) open(r *run, o origin, writable bool) (filecopy.Tree, error)
 	return filecopy.Tree{Root: root}, err
 }
 
-// settleTimes makes nothing in a new layer newer than epoch, so that the next
-// instruction sees the same times in every build, and counts what is there.
-func settleTimes(upper string, epoch time.Time) (change api.ImageLayer, err error) {
-	change.Empty = true
-	err = filepath.WalkDir(upper, func(p string, _ fs.DirEntry, err error) error {
+// settle makes nothing in a new layer newer than epoch, so that the next
+// instruction sees the same times in every build, and notes what is there.
+func (rec *record) settle(upper string, epoch time.Time) error {
+	rec.Empty = true
+	err := filepath.WalkDir(upper, func(p string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -208,17 +206,19 @@ func settleTimes(upper string, epoch time.Time) (change api.ImageLayer, err erro
 		if p == upper {
 			return nil
 		}
-		change.Empty = false
-		switch {
-		case st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0: // overlayfs' whiteout
-			change.Removed++
-		case st.Mode&unix.S_IFMT == unix.S_IFREG:
-			change.Unpacked += st.Size
-			fallthrough
-		default:
-			change.Added++
+		rec.Empty = false
+		switch kind := st.Mode & unix.S_IFMT; {
+		case kind == unix.S_IFCHR && st.Rdev == 0: // overlayfs' whiteout
+			rec.Change.Removed++
+			return nil
+		case kind == unix.S_IFCHR || kind == unix.S_IFBLK:
+			rec.Device = strings.TrimPrefix(p, upper)
+		case kind == unix.S_IFREG:
+			rec.Change.Unpacked += st.Size
 		}
+		rec.Change.Added++
 		return nil
 	})
-	return change, err
+	rec.Change.Empty = rec.Empty
+	return err
 }

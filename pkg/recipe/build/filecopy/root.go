@@ -197,7 +197,7 @@ func classify(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
-	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.EISDIR):
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.EISDIR), errors.Is(err, unix.EINVAL): // EINVAL: a NUL
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
 		return fmt.Errorf("it was replaced while it was read: %w: %w", err, errdefs.ErrAborted)

@@ -95,8 +95,17 @@ func (s *selector) glob(ctx context.Context, pattern string) ([]match, error) {
 	var found []match
 	err = s.expand(ctx, base.rel, wild, func(rel string) error {
 		m, err := s.find(ctx, pattern, rel)
+		if err != nil {
+			return err
+		}
+		if !m.isDir() {
+			below := strings.TrimPrefix(rel, strings.TrimPrefix(base.rel+"/", "./"))
+			if out, _, err := s.exclude.matchPath(below); err != nil || out {
+				return err
+			}
+		}
 		found = append(found, m)
-		return err
+		return nil
 	})
 	return found, err
 }
