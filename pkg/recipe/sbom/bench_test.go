@@ -34,7 +34,7 @@ func BenchmarkScan(b *testing.B) {
 	for i := range 50 {
 		files[fmt.Sprintf("usr/lib/python3/p%d-1.dist-info/METADATA", i)] = fmt.Sprintf("Name: p%d\nVersion: 1\nLicense: MIT\n", i)
 	}
-	root := image(b, files)
+	root := rootfs(b, files)
 	var bytes int64
 	for name := range files {
 		info, err := os.Stat(filepath.Join(root, strings.TrimSuffix(name, "*")))

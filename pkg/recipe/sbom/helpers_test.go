@@ -13,8 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// image writes files into a folder; a name that ends in "*" is executable.
-func image(t testing.TB, files map[string]string) string {
+// rootfs writes files into a folder; a name that ends in "*" is executable.
+func rootfs(t testing.TB, files map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
 	for name, content := range files {

@@ -1,11 +1,14 @@
 package sbom
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
 )
 
 const (
@@ -252,15 +255,21 @@ func (p *expressionParser) name() string {
 func conjunction(all []string) string { return combine("AND", all) }
 func disjunction(all []string) string { return combine("OR", all) }
 
+// parse reads an expression of SPDX's.
+func parse(s string) (expression, bool) {
+	p := &expressionParser{words: tokens(s), leaf: func(name string) string { return name }}
+	e, ok := p.list()
+	return e, ok && len(p.words) == 0
+}
+
 func combine(op string, all []string) string {
 	var args []expression
 	for _, s := range all {
 		if s == "" {
 			continue
 		}
-		p := &expressionParser{words: tokens(s), leaf: func(name string) string { return name }}
-		e, ok := p.list()
-		if !ok || len(p.words) > 0 {
+		e, ok := parse(s)
+		if !ok {
 			e = expression{leaf: s} // of a hostile document
 		}
 		args = append(args, e)
@@ -269,4 +278,37 @@ func combine(op string, all []string) string {
 		return ""
 	}
 	return join(op, args).String()
+}
+
+// ByLicence are the terms that packages are under, the most frequent first. A
+// package under two at once is with both; of a choice the term is the choice.
+func (d Document) ByLicence() []api.Licence {
+	packages := map[string][]string{}
+	for _, l := range d.Licences() {
+		for _, term := range terms(l.Licence) {
+			packages[term] = append(packages[term], strings.TrimSpace(l.Package+" "+l.Version))
+		}
+	}
+	var all []api.Licence
+	for licence, names := range packages {
+		all = append(all, api.Licence{Licence: licence, Packages: names})
+	}
+	slices.SortFunc(all, func(a, b api.Licence) int {
+		return cmp.Or(cmp.Compare(len(b.Packages), len(a.Packages)), cmp.Compare(a.Licence, b.Licence))
+	})
+	return all
+}
+
+// terms are those that an expression joins by AND.
+func terms(licence string) []string {
+	e, ok := parse(licence)
+	if !ok || e.op != "AND" {
+		return []string{licence}
+	}
+	var all []string
+	for _, a := range e.args {
+		all = append(all, a.String())
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }

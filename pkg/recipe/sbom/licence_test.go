@@ -61,6 +61,21 @@ func TestExpression(t *testing.T) {
 	}
 }
 
+func TestByLicence(t *testing.T) {
+	d := Document{Packages: []Package{
+		{Name: "a", Version: "1", Licence: "MIT AND (GPL-2.0-only OR ISC)"}, {Name: "b", Version: "2", Licence: "MIT"},
+		{Name: "c", Licence: "ISC"}, {Name: "d", Version: "1"}, {Name: "e", Licence: "broken ((AND"},
+	}}
+	var got []string
+	for _, l := range d.ByLicence() {
+		got = append(got, l.Licence+": "+strings.Join(l.Packages, ", "))
+	}
+	want := []string{"MIT: a 1, b 2", "GPL-2.0-only OR ISC: a 1", "ISC: c", "NOASSERTION: d 1", "broken ((AND: e"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestTextsOfOneName(t *testing.T) {
 	texts := texts{}
 	a, b, again := texts.one("BSD-like", "one text"), texts.one("BSD-like", "another"), texts.one("BSD-like", "one text")

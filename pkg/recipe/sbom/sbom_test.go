@@ -20,7 +20,7 @@ import (
 )
 
 func TestScan(t *testing.T) {
-	root := image(t, everything(t))
+	root := rootfs(t, everything(t))
 	d, err := Scan(t.Context(), root, about)
 	if err != nil {
 		t.Fatal(err)
@@ -121,12 +121,12 @@ func TestModules(t *testing.T) {
 // for another copy of the files.
 func TestSPDX(t *testing.T) {
 	files := everything(t)
-	d, err := Scan(t.Context(), image(t, files), about)
+	d, err := Scan(t.Context(), rootfs(t, files), about)
 	if err != nil {
 		t.Fatal(err)
 	}
 	data := d.SPDX()
-	again, err := Scan(t.Context(), image(t, files), about)
+	again, err := Scan(t.Context(), rootfs(t, files), about)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestSPDX(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	d, err := Scan(t.Context(), image(t, everything(t)), about)
+	d, err := Scan(t.Context(), rootfs(t, everything(t)), about)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,8 +205,8 @@ func TestParse(t *testing.T) {
 
 // TestHostile: no file leads out, blocks, or ends the scan.
 func TestHostile(t *testing.T) {
-	outside := image(t, map[string]string{"status": dpkgStatus, "x.dist-info/METADATA": "Name: stolen\nVersion: 1\n"})
-	root := image(t, map[string]string{
+	outside := rootfs(t, map[string]string{"status": dpkgStatus, "x.dist-info/METADATA": "Name: stolen\nVersion: 1\n"})
+	root := rootfs(t, map[string]string{
 		"etc/os-release":              "ID=\"../..\x00\x1b[31m\"\nVERSION_ID=" + strings.Repeat("9", 10000),
 		"var/lib/dpkg/status.d/a":     "Package: ../../etc\nVersion: 1\n\nPackage:\n\n: x\n\x00\xff\nPackage: ok\nVersion: 1\n",
 		"lib/apk/db/installed":        "P\nP:\nV:\n\n\n:\nP:a\x1b[2J\nV:\xff\n",
@@ -270,7 +270,7 @@ func TestHostile(t *testing.T) {
 func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(io.ErrClosedPipe)
-	if _, err := Scan(ctx, image(t, everything(t)), about); err == nil || !strings.Contains(err.Error(), io.ErrClosedPipe.Error()) {
+	if _, err := Scan(ctx, rootfs(t, everything(t)), about); err == nil || !strings.Contains(err.Error(), io.ErrClosedPipe.Error()) {
 		t.Errorf("error is %v", err)
 	}
 	if _, err := Scan(t.Context(), "/nonexistent", about); err == nil || !strings.Contains(err.Error(), "list packages of /nonexistent") {
