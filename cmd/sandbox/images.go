@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 
+	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/daemon"
 	"github.com/sandboxlabs/sandbox/pkg/daemon/images"
 	"github.com/sandboxlabs/sandbox/pkg/embedded"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw"
 	"github.com/sandboxlabs/sandbox/pkg/image"
+	"github.com/sandboxlabs/sandbox/pkg/recipe"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/bundle"
 	"github.com/sandboxlabs/sandbox/pkg/state"
@@ -39,4 +43,47 @@ func newImages(dirs state.Dirs, store *image.Store, log *zap.Logger) imageServic
 func (s imageService) use(engine *raw.Engine) {
 	s.Engine, s.Views, s.Collect = engine, engine, engine.GC
 	s.Builder.Engine = engine
+}
+
+// lint lists what is wrong with recipes: each of dirs is one, or has them in
+// its folders.
+func lint(ctx context.Context, dirs []string) ([]api.RecipeProblem, error) {
+	var out []api.RecipeProblem
+	for _, dir := range dirs {
+		recipes, err := recipesIn(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range recipes {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			problems, err := recipe.Lint(r, build.Check)
+			if err != nil {
+				return nil, err
+			}
+			for _, p := range problems {
+				out = append(out, api.RecipeProblem(p))
+			}
+		}
+	}
+	return out, nil
+}
+
+// recipesIn is dir itself, or, if it is none, the recipes in its folders.
+func recipesIn(dir string) ([]string, error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, recipe.FileName)); err == nil {
+		return []string{dir}, nil
+	}
+	names, err := bundle.Names(dir)
+	if err != nil || len(names) == 0 {
+		return []string{dir}, err // which lint says is no recipe
+	}
+	for i, name := range names {
+		names[i] = filepath.Join(dir, name)
+	}
+	return names, nil
 }

@@ -3,12 +3,16 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/cli"
+	"github.com/sandboxlabs/sandbox/pkg/daemon"
 	"github.com/sandboxlabs/sandbox/pkg/host"
+	"github.com/sandboxlabs/sandbox/pkg/image/transfer"
+	"github.com/sandboxlabs/sandbox/pkg/recipe"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
@@ -49,6 +53,42 @@ func (m *machine) Fix(ctx context.Context, findings []api.Finding) ([]string, er
 func (m *machine) Start(ctx context.Context) (cli.Starting, error) {
 	s, err := m.service.Start(ctx)
 	return cli.Starting{How: s.How, Ended: s.Ended, Log: s.Log}, err
+}
+
+func (m *machine) SaveImages(ctx context.Context, engine string, names []string, w io.Writer) error {
+	e, err := transfer.Open(engine)
+	if err == nil {
+		err = e.Save(ctx, names, w)
+	}
+	return forUser(err)
+}
+
+func (m *machine) LoadImages(ctx context.Context, engine string, r io.Reader) ([]string, error) {
+	e, err := transfer.Open(engine)
+	if err != nil {
+		return nil, forUser(err)
+	}
+	loaded, err := e.Load(ctx, r)
+	return loaded, forUser(err)
+}
+
+func (m *machine) Lint(ctx context.Context, dirs []string) ([]api.RecipeProblem, error) {
+	problems, err := lint(ctx, dirs)
+	return problems, forUser(err)
+}
+
+func (m *machine) NewRecipe(_ context.Context, dir, name string) (string, error) {
+	folder, err := recipe.New(dir, name)
+	return folder, forUser(err)
+}
+
+// forUser gives an error of work that the daemon has no part in the form in
+// which its errors come, with class and hint.
+func forUser(err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return daemon.WireError(err)
 }
 
 func (m *machine) Uninstall(ctx context.Context) ([]string, error) {

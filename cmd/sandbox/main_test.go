@@ -216,14 +216,18 @@ func TestHelp(t *testing.T) {
 		}
 		return out
 	}
-	names := []string{"", "image ls"}
-	for line := range strings.Lines(string(help())) {
-		// Commands are indented by two blanks, flags by more or begin with -.
-		if rest, ok := strings.CutPrefix(line, "  "); ok && rest[0] >= 'a' && rest[0] <= 'z' {
-			names = append(names, strings.Fields(rest)[0])
+	names := []string{""}
+	list := func(text []byte, group string) {
+		for line := range strings.Lines(string(text)) {
+			// Commands are indented by two blanks, flags by more or begin with -.
+			if rest, ok := strings.CutPrefix(line, "  "); ok && rest[0] >= 'a' && rest[0] <= 'z' && !strings.HasPrefix(rest, "sandbox ") {
+				names = append(names, group+strings.Fields(rest)[0])
+			}
 		}
 	}
-	if len(names) < 20 {
+	list(help(), "")
+	list(help("image"), "image ")
+	if len(names) < 40 {
 		t.Fatalf("found only the commands %q", names)
 	}
 	for _, command := range names {

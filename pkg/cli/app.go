@@ -42,6 +42,17 @@ type Host interface {
 	Start(ctx context.Context) (Starting, error)
 	// Serve is the daemon itself; it ends with ctx, or SIGTERM.
 	Serve(ctx context.Context) error
+	// SaveImages writes an archive of another engine's images to w, and
+	// LoadImages gives such an archive to it, and returns what it has then. An
+	// engine is docker[:HOST] or containerd[:NAMESPACE].
+	SaveImages(ctx context.Context, engine string, names []string, w io.Writer) error
+	LoadImages(ctx context.Context, engine string, r io.Reader) (loaded []string, err error)
+	// Lint lists what is wrong with the recipes in dirs: each a recipe, or a
+	// folder of recipes.
+	Lint(ctx context.Context, dirs []string) ([]api.RecipeProblem, error)
+	// NewRecipe makes a recipe to start from, in a folder of dir, and returns
+	// that folder.
+	NewRecipe(ctx context.Context, dir, name string) (folder string, err error)
 	// Uninstall takes away, after a purge, what the daemon cannot: its unit
 	// and its folders. It returns what is then still there.
 	Uninstall(ctx context.Context) (left []string, err error)
@@ -126,7 +137,7 @@ func (p *program) commands() []*cli.Command {
 		p.runCommand(), p.createCommand(), p.startCommand(), p.execCommand(), p.attachCommand(),
 		p.psCommand(), p.logsCommand(), p.statsCommand(), p.inspectCommand(), p.eventsCommand(),
 		p.stopCommand(), p.killCommand(), p.pauseCommand(), p.unpauseCommand(), p.waitCommand(), p.rmCommand(),
-		p.imagesCommand(), p.imageCommand(),
+		p.imagesCommand(), p.pullCommand(), p.buildCommand(), p.rmiCommand(), p.imageCommand(),
 		p.versionCommand(), p.completionCommand(), p.completeCommand(), p.daemonCommand(),
 	}
 	for _, c := range commands {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -118,6 +119,7 @@ func (p *program) complete(ctx context.Context, words []string) []string {
 	words = words[:len(words)-1]
 	flags := p.globalFlags()
 	args := 0 // arguments before the last word
+	name := ""
 	for i := 0; i < len(words); i++ {
 		w := words[i]
 		switch {
@@ -134,6 +136,7 @@ func (p *program) complete(ctx context.Context, words []string) []string {
 				return nil
 			}
 			commands, flags = command.Subcommands, command.Flags
+			name = strings.TrimSpace(name + " " + command.Name)
 		default:
 			args++
 		}
@@ -152,7 +155,10 @@ func (p *program) complete(ctx context.Context, words []string) []string {
 	case command == nil:
 		return nil
 	}
-	return p.argumentCandidates(ctx, command.Name, args)
+	if isFolder(last) && (name == "build" || name == "image build") {
+		return []string{":files"}
+	}
+	return p.argumentCandidates(ctx, name, args)
 }
 
 // takesNext says whether the value of a flag, the last one of a cluster, is the
@@ -200,12 +206,15 @@ func (p *program) argumentCandidates(ctx context.Context, command string, args i
 		if args > 0 {
 			return []string{":files"}
 		}
-		images, _ := p.client().Images(ctx) // no daemon, no candidates
-		var out []string
-		for _, i := range images {
-			out = append(out, i.Name+"\timage")
-		}
-		return out
+		return p.imageCandidates(ctx)
+	case "rmi", "image rm", "image layers", "image inspect", "image sbom", "image export", "image tag":
+		return p.imageCandidates(ctx)
+	case "pull", "image pull":
+		return p.recipeCandidates(ctx)
+	case "build", "image build":
+		return append(p.recipeCandidates(ctx), "./\tthis folder")
+	case "image lint", "image import":
+		return []string{":files"}
 	case "exec":
 		if args > 0 {
 			return []string{":files"}
@@ -223,6 +232,27 @@ func (p *program) argumentCandidates(ctx context.Context, command string, args i
 		return []string{"bash", "zsh", "fish"}
 	}
 	return nil
+}
+
+func (p *program) imageCandidates(ctx context.Context) []string {
+	images, _ := p.client().Images(ctx) // no daemon, no candidates
+	var out []string
+	for _, i := range images {
+		if i.Name != "" {
+			out = append(out, i.Name+"\timage")
+		}
+	}
+	return out
+}
+
+func (p *program) recipeCandidates(ctx context.Context) []string {
+	folder, _ := absolute(os.Getenv("SANDBOX_RECIPES"))
+	recipes, _ := p.client().Recipes(ctx, folder) // no daemon, no candidates
+	var out []string
+	for _, r := range recipes {
+		out = append(out, r.Name+"\t"+r.Description)
+	}
+	return out
 }
 
 func (p *program) containerCandidates(ctx context.Context, keep func(api.Container) bool) []string {

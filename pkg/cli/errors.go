@@ -89,7 +89,7 @@ func report(term ui.Terminal, err error) int {
 func printable(text string) string {
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
-		lines[i] = ui.Plain(line)
+		lines[i] = ui.Plain(strings.ReplaceAll(line, "\t", "    "))
 	}
 	return strings.Join(lines, "\n  ")
 }

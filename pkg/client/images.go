@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
 )
@@ -102,13 +103,44 @@ func (c *Client) BuildImages(ctx context.Context, opts api.ImageBuild, onFrame f
 // ImportImages sends an archive to the store and returns its images. A name is
 // instead of the archive's own.
 func (c *Client) ImportImages(ctx context.Context, archive io.Reader, name string) ([]api.Image, error) {
-	r := request{method: http.MethodPost, path: "/import", stream: archive, last: true}
+	// A request that is cancelled waits for its body, which may have nothing to
+	// read for a long time.
+	pipe, w := io.Pipe()
+	defer pipe.Close()
+	defer context.AfterFunc(ctx, func() { w.CloseWithError(context.Cause(ctx)) })()
+	go func() {
+		_, err := io.Copy(w, archive)
+		w.CloseWithError(err)
+	}()
+	body := &source{r: pipe}
+	r := request{method: http.MethodPost, path: "/import", stream: body, last: true}
 	if name != "" {
 		r.query = url.Values{"name": {name}}
 	}
 	var out []api.Image
 	err := c.call(ctx, r, &out)
+	if failed := body.failed.Load(); failed != nil && err != nil {
+		err = *failed // the reason, and not what became of the request
+	}
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
 	return out, err
+}
+
+// source is a request's body that remembers how it failed. It hides whether
+// its reader can be closed, which is the caller's to do.
+type source struct {
+	r      io.Reader
+	failed atomic.Pointer[error]
+}
+
+func (s *source) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b)
+	if err != nil && err != io.EOF {
+		s.failed.Store(&err)
+	}
+	return n, err
 }
 
 // ExportImages writes an archive of images to w, in the format "oci" (the

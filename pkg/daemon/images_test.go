@@ -135,6 +135,14 @@ func TestImport(t *testing.T) {
 	if _, err = d.ImportImages(t.Context(), io.MultiReader(io.LimitReader(zeros{}, 1<<20), failing{broken}), ""); !errors.Is(err, broken) {
 		t.Errorf("a file that cannot be read: %v", err)
 	}
+	// An interrupt does not wait for a stdin that has nothing to say.
+	silent, w := io.Pipe()
+	defer w.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err = d.ImportImages(ctx, silent, ""); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("interrupted: %v", err)
+	}
 }
 
 type zeros struct{}

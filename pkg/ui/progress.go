@@ -14,8 +14,8 @@ type Step struct {
 	State  StepState
 	Note   string
 	Error  string
-	Done   int64 // bytes; where Total is known
-	Total  int64
+	Done   int64 // bytes
+	Total  int64 // 0 where it is not known
 	Took   time.Duration
 	Active time.Time // since when it is under way, on this machine's clock
 }
@@ -117,8 +117,12 @@ func (s Step) line(style Style, width, frame int) string {
 	}
 	label := s.label()
 	parts := []string{mark + " " + label + strings.Repeat(" ", width-Width(label)), style.Dim(fmt.Sprintf("%7s", Duration(s.Took)))}
-	if s.Total > 0 && !s.State.Final() {
-		parts = append(parts, fmt.Sprintf("%s / %s", Bytes(s.Done), Bytes(s.Total)))
+	if (s.Total > 0 || s.Done > 0) && !s.State.Final() {
+		done := Bytes(s.Done)
+		if s.Total > 0 {
+			done += " / " + Bytes(s.Total)
+		}
+		parts = append(parts, done)
 		if s.Took > 0 {
 			parts = append(parts, fmt.Sprintf("%s/s", Bytes(int64(float64(s.Done)/s.Took.Seconds()))))
 		}

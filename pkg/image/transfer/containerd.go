@@ -93,9 +93,12 @@ func (c *containerd) ctr(ctx context.Context, what string, r io.Reader, w io.Wri
 	}
 	cmd := exec.CommandContext(ctx, "ctr", args...)
 	var said bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = r, w, &limited{w: &said, left: 64 << 10}
+	cmd.Stdout, cmd.Stderr = w, &limited{w: &said, left: 64 << 10}
 	cmd.WaitDelay = killDelay
-	err := cmd.Run()
+	err := start(cmd, r)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	switch {
 	case err == nil:
 		return nil
@@ -108,6 +111,26 @@ func (c *containerd) ctr(ctx context.Context, what string, r io.Reader, w io.Wri
 		}
 	}
 	return c.explain(what, strings.TrimSpace(said.String()), err)
+}
+
+// start starts a command that reads r. Its end does not wait for r, which may
+// have nothing to say for a long time.
+func start(cmd *exec.Cmd, r io.Reader) error {
+	if r == nil {
+		return cmd.Start()
+	}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go func() {
+		_, _ = io.Copy(stdin, r) // half an archive is refused
+		stdin.Close()
+	}()
+	return nil
 }
 
 // explain makes an error of what ctr says on stderr.

@@ -63,7 +63,16 @@ func (d *docker) Save(ctx context.Context, names []string, w io.Writer) error {
 
 func (d *docker) Load(ctx context.Context, r io.Reader) ([]string, error) {
 	defer d.client.Close()
-	answer, err := d.client.ImageLoad(ctx, r, client.ImageLoadWithQuiet(true))
+	// A request that is cancelled waits for its body, which may have nothing to
+	// read for a long time.
+	body, w := io.Pipe()
+	defer body.Close()
+	defer context.AfterFunc(ctx, func() { w.CloseWithError(context.Cause(ctx)) })()
+	go func() {
+		_, err := io.Copy(w, r)
+		w.CloseWithError(err)
+	}()
+	answer, err := d.client.ImageLoad(ctx, body, client.ImageLoadWithQuiet(true))
 	if err != nil {
 		return nil, d.explain(ctx, "give images to docker", err)
 	}

@@ -3,6 +3,7 @@ package transfer
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -21,8 +22,8 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/image"
 )
 
-// start runs a daemon until the test ends and waits until probe succeeds.
-func start(t *testing.T, probe []string, argv ...string) {
+// serve runs a daemon until the test ends and waits until probe succeeds.
+func serve(t *testing.T, probe []string, argv ...string) {
 	t.Helper()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	var log strings.Builder
@@ -189,7 +190,7 @@ func TestDocker(t *testing.T) {
 		t.Fatal(err)
 	}
 	// No bridge and no rules: this daemon leaves the host's network alone.
-	start(t, append(docker, "version"), "dockerd", "--config-file", settings, "--data-root", dir+"/data", "--exec-root", dir+"/exec",
+	serve(t, append(docker, "version"), "dockerd", "--config-file", settings, "--data-root", dir+"/data", "--exec-root", dir+"/exec",
 		"--pidfile", dir+"/pid", "-H", socket, "--storage-driver", "vfs",
 		"--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-masq=false")
 	run(t, bytes.NewReader(rootfs(t)), append(docker, "import", "-", "app:v1")...)
@@ -236,18 +237,20 @@ address = "` + dir + `/sock"
 	}
 	t.Setenv("CONTAINERD_ADDRESS", dir+"/sock")
 	t.Setenv("CONTAINERD_SNAPSHOTTER", "native")
-	start(t, []string{"ctr", "version"}, "containerd", "--config", config)
+	serve(t, []string{"ctr", "version"}, "containerd", "--config", config)
 	var archive bytes.Buffer
 	platform := ispec.Image{Platform: ispec.Platform{OS: "linux", Architecture: runtime.GOARCH}}
 	if _, err := image.WriteArchive(&archive, "docker.io/library/app:v1", platform, []image.Layer{{Tar: rootfs(t), CreatedBy: "test"}}); err != nil {
 		t.Fatal(err)
 	}
-	run(t, &archive, "ctr", "--namespace", "lab", "images", "import", "--base-name", "docker.io/library/app", "-")
+	plain, err := gzip.NewReader(&archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, plain, "ctr", "--namespace", "lab", "images", "import", "--base-name", "first", "--digests", "-")
 	list := run(t, nil, "ctr", "--namespace", "lab", "images", "ls", "-q")
 	const name = "docker.io/library/app:v1"
-	if strings.TrimSpace(list) != name {
-		run(t, nil, "ctr", "--namespace", "lab", "images", "tag", strings.TrimSpace(list), name)
-	}
+	run(t, nil, "ctr", "--namespace", "lab", "images", "tag", strings.Fields(list)[0], name)
 	roundTrip(t, "containerd:lab", "app:v1", name, func() { run(t, nil, "ctr", "--namespace", "lab", "images", "rm", name) })
 	e, err := Open("containerd")
 	if err != nil {

@@ -1,0 +1,310 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/ui"
+	cli "github.com/urfave/cli/v2"
+)
+
+func (p *program) imageImport() *cli.Command {
+	return &cli.Command{
+		Name: "import", Usage: "read images from an archive, or from another engine",
+		ArgsUsage: "FILE|-, or with --from IMAGE...",
+		Description: `
+Archives are those of "docker save", "podman save", "ctr image export", skopeo and
+sandbox: OCI or docker, plain or compressed. --from takes images from an engine on
+this machine: docker, with the settings of the docker command, or docker:HOST;
+containerd, or containerd:NAMESPACE (which needs root).
+
+EXAMPLES
+  sandbox image import app.tar
+  docker save app | sandbox image import -
+  sandbox image import --from docker app:v1 postgres:17
+  sandbox image import --from containerd:k8s.io registry.k8s.io/pause:3.10`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "name", Usage: "call the archive's only image `NAME`"},
+			&cli.StringFlag{Name: "from", Usage: "take images from `ENGINE`: docker[:HOST] or containerd[:NAMESPACE]"},
+			jsonFlag(),
+		},
+		Action: p.action(1, -1, p.importImages),
+	}
+}
+
+func (p *program) importImages(ctx context.Context, c *cli.Context) error {
+	archive := input{what: c.Args().First()}
+	if engine := c.String("from"); engine != "" {
+		if err := checkEngine("from", engine); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		archive.what = engine
+		r, w := io.Pipe()
+		archive.r = r
+		defer r.Close() // or the sender would wait for ever
+		go func() { w.CloseWithError(p.host.SaveImages(ctx, engine, c.Args().Slice(), w)) }()
+	} else {
+		if c.NArg() > 1 {
+			return usagef("one archive at a time; images of another engine are taken with --from; for example: %s --from docker app", c.Command.HelpName)
+		}
+		f, err := p.openArchive(c.Args().First(), &archive)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+	}
+	images, err := transfer(ctx, p, &archive, !c.Bool("json"), func() ([]api.Image, error) {
+		return p.client().ImportImages(ctx, &archive, c.String("name"))
+	})
+	switch {
+	case err != nil:
+		return err
+	case c.Bool("json"):
+		return ui.JSON(p.Term.Stdout(), images)
+	}
+	for _, img := range images {
+		name := img.Name
+		if name == "" {
+			name = img.ID
+		}
+		fmt.Fprintln(p.Term.Stdout(), ui.Plain(name))
+	}
+	return nil
+}
+
+// checkEngine looks at an engine's name before anything is asked of it.
+func checkEngine(flag, engine string) error {
+	switch kind, where, given := strings.Cut(engine, ":"); {
+	case kind != "docker" && kind != "containerd":
+		return usagef("invalid value %q for --%s: there is no such engine; for example: --%s docker, --%s containerd:k8s.io", engine, flag, flag, flag)
+	case given && where == "":
+		return usagef("invalid value %q for --%s: nothing comes after the colon", engine, flag)
+	}
+	return nil
+}
+
+// openArchive opens a file as the user who asks: the daemon, being root, could
+// open others.
+func (p *program) openArchive(name string, archive *input) (io.Closer, error) {
+	if name == "-" {
+		if in, _ := p.Term.Interactive(); in {
+			return nil, usagef("an archive is expected on stdin; for example: docker save app | sandbox image import -")
+		}
+		archive.what, archive.r = "stdin", p.Term.Stdin()
+		return io.NopCloser(nil), nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.IsDir() {
+		err = fmt.Errorf("%s is a folder, not an archive", name)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if info.Mode().IsRegular() {
+		archive.total = info.Size()
+	}
+	archive.r = f
+	return f, nil
+}
+
+// counter is a stream with its bytes counted.
+type counter interface {
+	count() (what string, done, total int64)
+}
+
+// input is a stream that is sent.
+type input struct {
+	what  string
+	r     io.Reader
+	total int64 // bytes; 0 if unknown
+	done  atomic.Int64
+}
+
+func (i *input) Read(b []byte) (int, error) {
+	n, err := i.r.Read(b)
+	i.done.Add(int64(n))
+	return n, err
+}
+
+func (i *input) count() (string, int64, int64) { return i.what, i.done.Load(), i.total }
+
+// output is a stream that is received.
+type output struct {
+	what  string
+	w     io.Writer
+	total int64
+	done  atomic.Int64
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.w.Write(b)
+	o.done.Add(int64(n))
+	return n, err
+}
+
+func (o *output) count() (string, int64, int64) { return o.what, o.done.Load(), o.total }
+
+// transfer shows how a stream proceeds while do works on it.
+func transfer[T any](ctx context.Context, p *program, stream counter, show bool, do func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	ended := make(chan result, 1)
+	go func() {
+		value, err := do()
+		ended <- result{value, err}
+	}()
+	begun := time.Now()
+	progress := ui.NewProgress(p.Term)
+	defer progress.Close()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		what, done, total := stream.count()
+		step := ui.Step{Name: ui.Plain(what), State: ui.StepActive, Done: done, Total: total, Active: begun}
+		select {
+		case r := <-ended:
+			if _, done, _ = stream.count(); r.err == nil && show {
+				step.State, step.Took, step.Note = ui.StepDone, time.Since(begun), ui.Bytes(done)
+				progress.Update([]ui.Step{step})
+			}
+			if r.err != nil && ctx.Err() != nil {
+				r.err = ctx.Err()
+			}
+			return r.value, r.err
+		case <-tick.C:
+			if show {
+				progress.Update([]ui.Step{step})
+			}
+		}
+	}
+}
+
+func (p *program) imageExport() *cli.Command {
+	return &cli.Command{
+		Name: "export", Usage: "write images to an archive, or give them to another engine",
+		ArgsUsage: "IMAGE...",
+		Description: `
+An OCI archive can be read by every current tool; Docker before version 25 needs
+the format docker. --to gives the images to an engine on this machine: docker,
+with the settings of the docker command, or docker:HOST; containerd, or
+containerd:NAMESPACE (which needs root).
+
+EXAMPLES
+  sandbox image export app -o app.tar
+  sandbox image export app prometheus --format docker -o both.tar
+  sandbox image export app -o - | ssh host docker load
+  sandbox image export app --to containerd:k8s.io`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to `FILE`, or - for stdout"},
+			&cli.StringFlag{Name: "format", Usage: "oci or docker, as `FORMAT` of the archive (oci)"},
+			&cli.StringFlag{Name: "to", Usage: "give the images to `ENGINE`: docker[:HOST] or containerd[:NAMESPACE]"},
+		},
+		Action: p.action(1, -1, p.exportImages),
+	}
+}
+
+func (p *program) exportImages(ctx context.Context, c *cli.Context) error {
+	refs, format, file, engine := c.Args().Slice(), c.String("format"), c.String("output"), c.String("to")
+	switch {
+	case format != "" && format != "oci" && format != "docker":
+		return usagef("invalid value %q for --format: oci or docker; for example: --format docker", format)
+	case engine != "" && (file != "" || format != ""):
+		return usagef("--to needs neither --output nor --format")
+	case engine != "":
+		if err := checkEngine("to", engine); err != nil {
+			return err
+		}
+		return p.exportTo(ctx, engine, refs)
+	case file == "":
+		return usagef("say where to: --output FILE, --output - for stdout, or --to docker; for example: %s %s -o %s.tar",
+			c.Command.HelpName, refs[0], filepath.Base(strings.Split(refs[0], ":")[0]))
+	}
+	if file == "-" {
+		if _, out := p.Term.Interactive(); out {
+			return usagef("an archive is not for the terminal: give a file with --output, or a pipe")
+		}
+		out := &output{what: "stdout", w: p.Term.Stdout()}
+		_, err := transfer(ctx, p, out, true, func() (struct{}, error) {
+			return struct{}{}, p.client().ExportImages(ctx, out, refs, format)
+		})
+		return err
+	}
+	return p.exportFile(ctx, file, refs, format)
+}
+
+// exportFile writes beside the file and renames, so that what is called so is
+// whole. What is no regular file, such as a FIFO, is written to as it is.
+func (p *program) exportFile(ctx context.Context, file string, refs []string, format string) (err error) {
+	var f *os.File
+	if info, serr := os.Stat(file); serr == nil && !info.Mode().IsRegular() {
+		f, err = os.OpenFile(file, os.O_WRONLY, 0)
+	} else {
+		f, err = os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*")
+	}
+	if err != nil {
+		return err
+	}
+	replaces := filepath.Base(f.Name()) != filepath.Base(file)
+	defer func() {
+		if err != nil && replaces {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	out := &output{what: file, w: f}
+	_, err = transfer(ctx, p, out, true, func() (struct{}, error) {
+		return struct{}{}, p.client().ExportImages(ctx, out, refs, format)
+	})
+	if err == nil && replaces {
+		err = f.Chmod(0o644) // as if it had been created by the shell, near enough
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil || !replaces {
+		return err
+	}
+	return os.Rename(f.Name(), file)
+}
+
+// exportTo streams images into another engine, in the format that all its
+// versions read.
+func (p *program) exportTo(ctx context.Context, engine string, refs []string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r, w := io.Pipe()
+	in := &input{what: engine, r: r}
+	exported := make(chan error, 1)
+	go func() {
+		err := p.client().ExportImages(ctx, w, refs, "docker")
+		w.CloseWithError(err)
+		exported <- err
+	}()
+	loaded, err := transfer(ctx, p, in, true, func() ([]string, error) { return p.host.LoadImages(ctx, engine, in) })
+	r.Close()
+	// Of two errors the archive's is the reason, unless it is that nobody
+	// wanted the rest of it.
+	if e := <-exported; err != nil && e != nil && !errors.Is(e, io.ErrClosedPipe) && ctx.Err() == nil {
+		err = e
+	}
+	for _, name := range loaded {
+		fmt.Fprintln(p.Term.Stdout(), ui.Plain(name))
+	}
+	return err
+}
