@@ -23,6 +23,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/image"
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
+	"github.com/sandboxlabs/sandbox/pkg/recipe/sbom"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
@@ -120,6 +121,7 @@ func openSuiteIn(t *testing.T, root string) *suite {
 func (s *suite) maker() *recipe.Maker {
 	return &recipe.Maker{
 		Catalogue: s.Catalogue, Dirs: s.Dirs, Build: s.Builder.FromRecipe, Engine: s.Engine, Env: s.Builder.Host.Env,
+		Describe: sbom.Describer(s.Store, s.Engine),
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sandboxlabs/sandbox/pkg/engine"
 	"github.com/sandboxlabs/sandbox/pkg/image"
+	"github.com/sandboxlabs/sandbox/pkg/recipe"
 )
 
 // Of returns the document of an image, encoded: the one that is attached to it,
@@ -47,4 +48,12 @@ func scanImage(ctx context.Context, images *image.Store, layers engine.LayerEngi
 	}
 	defer func() { err = errors.Join(err, view.Close()) }()
 	return Scan(ctx, view.Path(), about)
+}
+
+// Describer is what recipe.Maker calls to attach a document to each image.
+func Describer(images *image.Store, layers engine.LayerEngine) func(context.Context, *recipe.Recipe, image.Image) error {
+	return func(ctx context.Context, r *recipe.Recipe, img image.Image) error {
+		_, err := Of(ctx, images, layers, img, About{Name: r.Name, Version: r.Version, Licence: r.Licence, Created: r.Created})
+		return err
+	}
 }
