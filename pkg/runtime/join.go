@@ -44,7 +44,10 @@ func planJoin(pid int) (p nsPlan, err error) {
 		}
 		j := joined{flag, f, path}
 		switch flag {
-		case unix.CLONE_NEWUSER, unix.CLONE_NEWNS, unix.CLONE_NEWTIME:
+		// The cgroup namespace, too: where cgroup2 is mounted with nsdelegate, as
+		// systemd does, nothing gets into a cgroup from a namespace that its own
+		// cgroup is outside of (ENOENT; cgroups(7) on delegation).
+		case unix.CLONE_NEWUSER, unix.CLONE_NEWCGROUP, unix.CLONE_NEWNS, unix.CLONE_NEWTIME:
 			p.after = append(p.after, j)
 		default:
 			p.before = append(p.before, j)

@@ -86,7 +86,8 @@ func cloneFlags(flags uintptr) string {
 // One that is joined is entered by the parent's thread before the clone, so
 // that root's rights over it still hold when the container gets a user namespace;
 // except the user and mount namespaces, which a thread of a multithreaded
-// process can't enter (setns(2)): the first process does.
+// process can't enter (setns(2)): the first process does. So does a further
+// process with the cgroup namespace; see [planJoin].
 //
 // Where a user namespace is joined, the first process unshares all new ones itself, in
 // there: made by the clone, they would belong to the host's. A new PID namespace
