@@ -126,8 +126,9 @@ func (p *program) imageSBOM() *cli.Command {
 		Name: "sbom", Usage: "list the packages in an image, or their licences",
 		ArgsUsage: "IMAGE",
 		Description: `
-Images that are built from recipes have a list of what is in them (SPDX), made from
-the package databases in them and from what Go programs say of themselves.
+The list (SPDX) is made of the package databases in the image and of what programs
+say of themselves. Images that are built from recipes have it attached; of others it
+is made the first time.
 
 EXAMPLES
   sandbox image sbom prometheus

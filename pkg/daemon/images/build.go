@@ -20,6 +20,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
+	"github.com/sandboxlabs/sandbox/pkg/recipe/sbom"
 )
 
 const (
@@ -159,7 +160,7 @@ func (s *Service) buildRecipes(ctx context.Context, opts api.ImageBuild, e *emit
 		return nil, err
 	}
 	maker := &recipe.Maker{
-		Catalogue: c, Dirs: s.Dirs, Build: s.Builder.FromRecipe, Engine: s.Engine, Env: s.Env, NoCache: opts.NoCache,
+		Catalogue: c, Dirs: s.Dirs, Build: s.Builder.FromRecipe, Describe: sbom.Describer(s.Store, s.Views), Engine: s.Engine, Env: s.Env, NoCache: opts.NoCache,
 		Trace: trace,
 	}
 	if opts.NoSmoke {

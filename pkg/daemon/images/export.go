@@ -2,13 +2,12 @@ package images
 
 import (
 	"context"
-	"fmt"
 	"io"
 
-	"github.com/containerd/errdefs"
+	"github.com/sandboxlabs/sandbox/pkg/image"
 )
 
-// Export writes an archive.
+// Export writes an archive of images. All are found before its first byte.
 func (s *Service) Export(ctx context.Context, w io.Writer, refs []string, format string) error {
-	return fmt.Errorf("export images: %w", errdefs.ErrNotImplemented)
+	return s.Store.Export(ctx, w, refs, image.ExportOptions{Format: format})
 }

@@ -2,36 +2,29 @@ package images
 
 import (
 	"context"
-	"fmt"
-
-	"github.com/containerd/errdefs"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/recipe/sbom"
 )
 
-// artifactSPDX is the artifact type of an SBOM among an image's referrers.
-const artifactSPDX = "application/spdx+json"
-
-// SBOM returns the document that is attached to an image.
+// SBOM returns the list of what is in an image: the one that is attached to it,
+// or one that is made now.
 func (s *Service) SBOM(ctx context.Context, ref string) (api.ImageSBOM, error) {
 	img, err := s.Store.Resolve(ref)
 	if err != nil {
 		return api.ImageSBOM{}, err
 	}
-	found, err := s.Store.Referrers(img.Descriptor.Digest, artifactSPDX)
+	data, err := sbom.Of(ctx, s.Store, s.Views, img, sbom.About{Name: img.Name})
 	if err != nil {
 		return api.ImageSBOM{}, err
 	}
-	if len(found) == 0 {
-		return api.ImageSBOM{}, &hinted{
-			fmt.Errorf("image %s has no SBOM: %w", ref, errdefs.ErrNotFound),
-			"images that are built from recipes have one",
-		}
-	}
-	last := found[len(found)-1]
-	b, err := s.Store.ReadReferrer(last)
+	doc, err := sbom.Parse(data)
 	if err != nil {
 		return api.ImageSBOM{}, err
 	}
-	return api.ImageSBOM{MediaType: artifactSPDX, Digest: last.Digest.String(), Document: b}, nil
+	out := api.ImageSBOM{MediaType: sbom.MediaType, Document: data, Licences: doc.ByLicence()}
+	if attached, err := s.Store.Referrers(img.Descriptor.Digest, sbom.MediaType); err == nil && len(attached) > 0 {
+		out.Digest = attached[0].Digest.String()
+	}
+	return out, nil
 }
