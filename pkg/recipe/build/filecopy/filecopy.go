@@ -95,7 +95,7 @@ func copyAll(ctx context.Context, from Tree, patterns []string, toRoot, dest str
 	if err != nil {
 		return err
 	}
-	w := &writer{opts: opts, src: src, dst: dst, rootStat: dst.st}
+	w := &writer{opts: opts, src: src, dst: dst}
 	if w.mode, err = parseMode(opts.Chmod); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package filecopy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -192,7 +193,7 @@ func (s *selector) visible(ctx context.Context, rel string) (bool, error) {
 // finder ends a walk at the first thing that is there.
 type finder struct{ found *bool }
 
-var errFound = fmt.Errorf("found")
+var errFound = errors.New("found")
 
 func (f *finder) node(context.Context, *entry) error {
 	*f.found = true

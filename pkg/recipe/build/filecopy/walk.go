@@ -13,7 +13,7 @@ import (
 // each level.
 const maxDepth = 500
 
-// entry is one file of a walk. It is valid only during the call.
+// entry is one file of a walk. Its descriptors are open only during the call.
 type entry struct {
 	at   int    // the open directory that it is in; -1 for the top
 	fd   int    // of a directory: open; else -1

@@ -25,8 +25,7 @@ type writer struct {
 	data  copier
 	group *errgroup.Group // copies content
 
-	rootStat unix.Stat_t
-	made     []string // parents that no source describes
+	made []string // parents that no source describes
 	// Of the match that is written: its destination directory, what of the
 	// tree is open, and where a file with several names is.
 	top   int
@@ -204,7 +203,7 @@ func (w *writer) settle() error {
 }
 
 func (w *writer) enter(e *entry) error {
-	if sameFile(e.st, w.rootStat) {
+	if sameFile(e.st, w.dst.st) {
 		return fmt.Errorf("%s is the root file system that is copied to: %w", e.from, errdefs.ErrInvalidArgument)
 	}
 	if e.rel == "" {
