@@ -1,7 +1,9 @@
 package build_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -188,6 +190,45 @@ COPY --from=b /out /b
 	// And where a cache is locked.
 	b.Parallel = 2
 	b.must(strings.ReplaceAll(lonely, "id=alone", "id=locked,sharing=locked"), nil)
+}
+
+// TestManyBuilds: builds that share layers which no image has yet, take them for
+// each other's mounts, lock the same caches in any order, and commit, do not wait
+// for each other for ever.
+func TestManyBuilds(t *testing.T) {
+	b := newBuilder(t)
+	const shared = `FROM toolbox AS one
+RUN --network=none echo 1 > /one
+RUN --network=none echo 2 > /two
+FROM toolbox AS two
+RUN --network=none echo 3 > /three
+`
+	ends := []string{
+		"FROM one\nRUN --network=none --mount=from=two,target=/m --mount=type=cache,id=x,target=/x,sharing=locked --mount=type=cache,id=y,target=/y,sharing=locked cat /m/three > /got\n",
+		"FROM two\nRUN --network=none --mount=from=one,target=/m --mount=type=cache,id=y,target=/y,sharing=locked --mount=type=cache,id=x,target=/x,sharing=locked cat /m/two > /got\n",
+		"FROM one\nCOPY --from=two /three /got\n",
+		"FROM two\nRUN --network=none --mount=type=cache,id=x,target=/x,sharing=locked,from=one --mount=type=cache,id=x,target=/x2,sharing=locked test -d /x2 && echo > /got\n",
+		"FROM one\n", "FROM two\n",
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var all sync.WaitGroup
+	for i := range 3 * len(ends) {
+		all.Go(func() {
+			_, err := b.Build(ctx, build.Options{
+				Dockerfile: []byte(shared + ends[i%len(ends)]), Names: []string{fmt.Sprintf("many:%d", i)}, Epoch: epoch,
+				NoCache: i >= 2*len(ends),
+			})
+			if err != nil {
+				t.Errorf("%d: %v", i, err)
+			}
+		})
+	}
+	all.Wait()
+	b.must(shared, nil) // sweeps what the others were still using when it lost its key
+	if left := b.unfinished(); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
 }
 
 // TestReproducible: what is built from its first instruction on is the same

@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"golang.org/x/sys/unix"
 
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build/filecopy"
 )
@@ -28,11 +32,43 @@ func cacheFolder(id string) string {
 	return "@" + hex.EncodeToString(sum[:8])
 }
 
-// cacheDir is the folder of a cache mount, locked for the time of the run as its
-// sharing asks for: not at all among "shared", alone for "locked", and for
-// "private" the first copy that nobody uses.
-func (x *execution) cacheDir(r *run, m *mount) (string, error) {
-	name := cacheFolder(m.ID)
+// openCaches finds the folders of all cache mounts, and locks them in the order
+// of their names for the time of the run.
+func (x *execution) openCaches(r *run, mounts []*mount) error {
+	byID := map[string][]*mount{}
+	for _, m := range mounts {
+		if m.Type == instructions.MountTypeCache {
+			byID[m.ID] = append(byID[m.ID], m)
+		}
+	}
+	ids := slices.SortedFunc(maps.Keys(byID), func(a, b string) int { return strings.Compare(cacheFolder(a), cacheFolder(b)) })
+	for _, id := range ids {
+		folder, err := x.lockCache(r, cacheFolder(id), sharing(byID[id]))
+		if err == nil {
+			r.cache[id] = filepath.Join(x.cache.caches(), folder)
+			err = x.seed(r, byID[id][0], r.cache[id])
+		}
+		if err != nil {
+			return fmt.Errorf("cache %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// sharing is the narrowest that one of the mounts asks for.
+func sharing(mounts []*mount) instructions.ShareMode {
+	for _, s := range []instructions.ShareMode{instructions.MountSharingPrivate, instructions.MountSharingLocked} {
+		if slices.ContainsFunc(mounts, func(m *mount) bool { return m.Sharing == s }) {
+			return s
+		}
+	}
+	return instructions.MountSharingShared
+}
+
+// lockCache returns the folder of a cache, locked as its sharing asks for: with
+// others for "shared", alone for "locked", and for "private" the first copy that
+// nobody uses.
+func (x *execution) lockCache(r *run, name string, how instructions.ShareMode) (string, error) {
 	for n := 0; ; n++ {
 		folder := name
 		if n > 0 {
@@ -43,7 +79,7 @@ func (x *execution) cacheDir(r *run, m *mount) (string, error) {
 			held *os.File
 			err  error
 		)
-		switch m.Sharing {
+		switch how {
 		case instructions.MountSharingPrivate:
 			held, err = tryLock(path, exclusive)
 		case instructions.MountSharingLocked:
@@ -58,36 +94,36 @@ func (x *execution) cacheDir(r *run, m *mount) (string, error) {
 			r.later(held.Close)
 			now := time.Now()
 			_ = os.Chtimes(path, now, now) // when it was last used; see Prune
-			return x.seeded(r, m, filepath.Join(x.cache.caches(), folder))
+			return folder, nil
 		}
 	}
 }
 
-// seeded returns the folder of a cache, made of what the mount says if it is
-// new. It gets its name when it is complete.
-func (x *execution) seeded(r *run, m *mount, dir string) (string, error) {
+// seed makes a new cache of what the mount says. It gets its name when it is
+// complete.
+func (x *execution) seed(r *run, m *mount, dir string) error {
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
-		return dir, err
+		return err
 	}
 	if err := os.MkdirAll(x.cache.caches(), 0o700); err != nil {
-		return "", err
+		return err
 	}
 	half, err := r.temp("cache")
 	if err != nil {
-		return "", err
+		return err
 	}
 	half = filepath.Join(half, "fs")
 	if err := os.Mkdir(half, 0o755); err != nil {
-		return "", err
+		return err
 	}
 	if m.from != (origin{}) {
 		from, err := x.open(r, m.from, false)
 		if err != nil {
-			return "", err
+			return err
 		}
 		err = filecopy.Copy(r.ctx, from, []string{m.pattern()}, half, "/", filecopy.Options{Dir: true, KeepOwner: m.from.folder == nil || m.from.folder.rootfs})
 		if err != nil {
-			return "", err
+			return err
 		}
 	}
 	uid, gid, mode := 0, 0, os.FileMode(0o755)
@@ -101,11 +137,15 @@ func (x *execution) seeded(r *run, m *mount, dir string) (string, error) {
 		mode = os.FileMode(*m.Mode & 0o777)
 	}
 	if err := errors.Join(os.Chown(half, uid, gid), os.Chmod(half, mode)); err != nil {
-		return "", err
+		return err
 	}
-	err = os.Rename(half, dir)
-	if errors.Is(err, fs.ErrExist) || isNotEmpty(err) {
-		err = nil // another run that shares it was quicker
+	// An empty folder would be replaced, though somebody has it mounted.
+	err = unix.Renameat2(unix.AT_FDCWD, half, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EEXIST) { // another run that shares it was quicker
+		return nil
 	}
-	return dir, err
+	if err != nil {
+		return &os.LinkError{Op: "renameat2", Old: half, New: dir, Err: err}
+	}
+	return nil
 }

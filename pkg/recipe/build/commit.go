@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -101,9 +100,8 @@ func (l locks) close() {
 // packLocks locks the layers that no image has yet, in order, and learns of
 // those that another build has packed meanwhile.
 func (x *execution) packLocks(layers []*layer) (own locks, err error) {
-	inOrder := slices.SortedFunc(slices.Values(layers), func(a, b *layer) int { return strings.Compare(a.dir, b.dir) })
-	for _, l := range slices.Compact(inOrder) {
-		if rec := l.record(); l.image != nil || rec.Empty || rec.Packed != nil {
+	for _, l := range inOrder(layers) {
+		if rec := l.record(); rec.Empty || rec.Packed != nil {
 			continue
 		}
 		pack, err := lock(x.parent, filepath.Join(l.dir, layerPack), exclusive)

@@ -217,7 +217,11 @@ func (x *execution) step(st *step, below []*layer) (*layer, error) {
 	begun := time.Now()
 	l, err := x.run(st, below)
 	if err != nil {
-		x.emit(st, api.BuildEvent{Status: "failed", Error: err.Error(), Took: time.Since(begun)})
+		ev := api.BuildEvent{Status: "failed", Error: err.Error(), Took: time.Since(begun)}
+		if x.ctx.Err() != nil { // something else has failed, which is told of already
+			ev.Status, ev.Error = "cancelled", ""
+		}
+		x.emit(st, ev)
 		return nil, err
 	}
 	change := l.rec.Change

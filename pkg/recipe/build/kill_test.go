@@ -1,6 +1,7 @@
 package build_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
 )
 
@@ -31,7 +33,11 @@ func victim(args []string) int {
 	b, _, err := h.open(ctx)
 	if err == nil {
 		fmt.Println("ready")
-		_, err = b.Build(ctx, build.Options{Dockerfile: []byte(killed), Names: []string{"killed:1"}, Epoch: epoch, NoCache: true})
+		_, err = b.Build(ctx, build.Options{
+			Dockerfile: []byte(killed), Names: []string{"killed:1"}, Epoch: epoch, NoCache: true,
+			Emit: func(ev api.BuildEvent) { fmt.Println(ev.Status) },
+		})
+		b.Close()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -40,13 +46,13 @@ func victim(args []string) int {
 	return 0
 }
 
-// TestKilled kills processes that build, at random moments; the next one, whose
-// engine has swept, builds the same image as one that nobody disturbed.
+// TestKilled kills processes that build, half of them at random moments, half
+// after one of the events that they tell of; the next one, whose engine has swept,
+// builds the same image as one that nobody disturbed.
 func TestKilled(t *testing.T) {
 	h := newHost(t)
 	finished := 0
-	for range 10 {
-		after := time.Duration(rand.IntN(900)) * time.Millisecond
+	for i := range 10 {
 		cmd := exec.Command("/proc/self/exe", "victim", h.dir())
 		cmd.Stderr = os.Stderr
 		out, err := cmd.StdoutPipe()
@@ -56,10 +62,17 @@ func TestKilled(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := out.Read(make([]byte, 16)); err != nil {
-			t.Errorf("it did not begin: %v", err)
+		lines := bufio.NewScanner(out)
+		if !lines.Scan() || lines.Text() != "ready" {
+			t.Errorf("it says %q", lines.Text())
 		}
-		time.Sleep(after)
+		if i%2 == 0 {
+			time.Sleep(time.Duration(rand.IntN(900)) * time.Millisecond)
+		} else {
+			for range 1 + rand.IntN(16) { // 6 steps with two events each, 2 layers that are packed
+				lines.Scan()
+			}
+		}
 		_ = cmd.Process.Kill()
 		if cmd.Wait() == nil {
 			finished++

@@ -124,11 +124,8 @@ func (x *execution) mount(r *run, m *mount, spec *api.ContainerSpec) error {
 	case instructions.MountTypeSecret:
 		return x.secret(r, m, spec)
 	case instructions.MountTypeCache:
-		dir, err := x.cacheDir(r, m)
-		if err != nil {
-			return err
-		}
-		return addBind(spec, dir, m)
+		addBind(spec, r.cache[m.ID], m)
+		return nil
 	}
 	root, name, err := x.bindRoot(r, m)
 	if err != nil {
@@ -138,7 +135,8 @@ func (x *execution) mount(r *run, m *mount, spec *api.ContainerSpec) error {
 	if err != nil {
 		return fmt.Errorf("source %s: %w", m.Source, err)
 	}
-	return addBind(spec, source, m)
+	addBind(spec, source, m)
+	return nil
 }
 
 // bindRoot is where a bind mount's source is, and its path there.
@@ -156,13 +154,12 @@ func (x *execution) bindRoot(r *run, m *mount) (root, name string, err error) {
 	return tree.Root, m.Source, err
 }
 
-func addBind(spec *api.ContainerSpec, source string, m *mount) error {
+func addBind(spec *api.ContainerSpec, source string, m *mount) {
 	options := []string{"rw"}
 	if m.ReadOnly {
 		options = []string{"ro"}
 	}
 	spec.Mounts = append(spec.Mounts, api.Mount{Type: "bind", Source: source, Target: m.Target, Options: options})
-	return nil
 }
 
 // within resolves a path in root as a process whose root it is would.

@@ -18,8 +18,6 @@ import (
 
 func (c *cache) caches() string { return filepath.Join(c.root, "cache") }
 
-func isNotEmpty(err error) bool { return errors.Is(err, unix.ENOTEMPTY) }
-
 // usage is what a Builder remembers from one build to the next.
 type usage struct {
 	once  sync.Once

@@ -157,6 +157,9 @@ func (w *runWork) run(x *execution, r *run) error {
 		}
 		spec.Mounts = append(spec.Mounts, m)
 	}
+	if err := x.openCaches(r, w.Mounts); err != nil {
+		return err
+	}
 	for _, m := range w.Mounts {
 		if err := x.mount(r, m, &spec); err != nil {
 			return fmt.Errorf("mount on %s: %w", m.Target, err)

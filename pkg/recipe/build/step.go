@@ -21,9 +21,11 @@ import (
 type run struct {
 	ctx   context.Context //nolint:containedctx // of the step
 	step  *step
-	lower []string // folders of the layers below, top first
-	dir   string   // of the new layer
-	upper string   // what is changed goes here
+	lower []string          // folders of the layers below, top first
+	dir   string            // of the new layer
+	upper string            // what is changed goes here
+	where map[*layer]string // folders of all layers that the step needs
+	cache map[string]string // folders of its cache mounts, by their IDs
 	after []func() error
 }
 
@@ -64,10 +66,11 @@ func (x *execution) run(st *step, below []*layer) (l *layer, err error) {
 			err = errors.Join(err, removeLayer(dir))
 		}
 	}()
-	r := &run{ctx: x.ctx, step: st, dir: dir, upper: filepath.Join(dir, layerFS)}
-	r.lower, err = x.dirs(r, below)
-	if err == nil {
-		err = st.work.run(x, r)
+	r := &run{ctx: x.ctx, step: st, dir: dir, upper: filepath.Join(dir, layerFS), where: map[*layer]string{}, cache: map[string]string{}}
+	if err = x.pin(r, below); err == nil {
+		if r.lower, err = x.dirs(r, below); err == nil {
+			err = st.work.run(x, r)
+		}
 	}
 	if err = errors.Join(err, r.close()); err != nil {
 		return nil, err
@@ -87,36 +90,55 @@ func (x *execution) run(st *step, below []*layer) (l *layer, err error) {
 	return l, x.cache.finish(l)
 }
 
-// dirs are the folders of layers, top first. They stay where they are until the
-// run ends.
-func (x *execution) dirs(r *run, layers []*layer) ([]string, error) {
-	where := map[*layer]string{}
-	inOrder := slices.SortedFunc(slices.Values(layers), func(a, b *layer) int { return strings.Compare(a.dir, b.dir) })
-	for _, l := range slices.Compact(inOrder) {
-		if l.image != nil || l.record().Empty {
+// pin finds the folders of all layers that the step needs, those below it and
+// those that it takes files from, and keeps them where they are until it ends.
+func (x *execution) pin(r *run, below []*layer) error {
+	layers := slices.Clone(below)
+	for _, from := range r.step.work.sources() {
+		more, err := x.below(from)
+		if err != nil {
+			return err
+		}
+		layers = append(layers, more...)
+	}
+	for _, l := range inOrder(layers) {
+		if l.record().Empty {
 			continue
 		}
 		if l.record().Packed == nil {
 			pack, err := lock(x.ctx, filepath.Join(l.dir, layerPack), shared)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			r.later(pack.Close)
 			if err := l.refresh(); err != nil {
-				return nil, err
+				return err
 			}
 		}
-		where[l] = filepath.Join(l.dir, layerFS)
+		r.where[l] = filepath.Join(l.dir, layerFS)
 		if packed := l.record().Packed; packed != nil {
 			var err error
-			if where[l], err = x.b.Store.UnpackLayer(x.ctx, *packed); err != nil {
-				return nil, err
+			if r.where[l], err = x.b.Store.UnpackLayer(x.ctx, *packed); err != nil {
+				return err
 			}
 		}
 	}
+	return nil
+}
+
+// inOrder are the layers that were built, each once, in the order in which they
+// are locked.
+func inOrder(layers []*layer) []*layer {
+	built := slices.DeleteFunc(slices.Clone(layers), func(l *layer) bool { return l.image != nil })
+	slices.SortFunc(built, func(a, b *layer) int { return strings.Compare(a.dir, b.dir) })
+	return slices.CompactFunc(built, func(a, b *layer) bool { return a == b })
+}
+
+// dirs are the folders of layers, top first.
+func (x *execution) dirs(r *run, layers []*layer) ([]string, error) {
 	var dirs []string
 	for _, l := range slices.Backward(layers) {
-		more := []string{where[l]}
+		more := []string{r.where[l]}
 		if l.image != nil { // it is the bottom of the stack, with all its layers
 			var err error
 			if more, err = x.unpacked(l.image); err != nil {
