@@ -102,6 +102,7 @@ func sandboxFlags() []specFlag {
 			}
 			return "", errors.New("there is no such engine")
 		}, func(r *request) *string { return &r.engine })},
+		{name: "pull", category: catSandbox, placeholder: "WHEN", usage: "get the image: missing, always or never (missing)", example: "never", apply: set(parsePull, func(r *request) *string { return &r.pull })},
 		{name: "cidfile", category: catSandbox, placeholder: "FILE", usage: "write the container's ID to a new file", example: "/tmp/web.cid", apply: set(text, func(r *request) *string { return &r.cidFile })},
 		{name: "detach-keys", category: catSandbox, placeholder: "KEYS", usage: "the keys that leave the container running", example: "ctrl-p,ctrl-q", apply: set(func(s string) (string, error) {
 			_, err := parseDetachKeys(s)

@@ -19,6 +19,7 @@ type request struct {
 	explain     bool
 	json        bool
 	cidFile     string
+	pull        string // "", missing, always, never
 	detachKeys  string
 	sigProxy    bool
 }

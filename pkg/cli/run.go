@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/ui"
 	cli "github.com/urfave/cli/v2"
 )
 
@@ -153,7 +154,7 @@ func (p *program) create(ctx context.Context, r request) (api.Container, error) 
 		idFile = f
 		defer f.Close()
 	}
-	c, err := p.client().CreateContainer(ctx, r.spec, p.onFrame(r))
+	c, err := p.createPulled(ctx, r)
 	if err != nil {
 		if idFile != nil {
 			_ = os.Remove(r.cidFile)
@@ -171,6 +172,33 @@ func (p *program) create(ctx context.Context, r request) (api.Container, error) 
 		}
 	}
 	return c, nil
+}
+
+// createPulled makes the container, and gets its image where it is missing.
+func (p *program) createPulled(ctx context.Context, r request) (api.Container, error) {
+	cl := p.client()
+	opts := api.ImagePull{Name: r.spec.Image, ConfigDir: dockerConfig(), Resolve: r.pull != "always"}
+	if r.pull == "always" {
+		if _, err := p.pull(ctx, opts, shown{}); err != nil {
+			return api.Container{}, err
+		}
+	}
+	c, err := cl.CreateContainer(ctx, r.spec, p.onFrame(r))
+	if !isNotFound(err) || r.pull == "always" || r.pull == "never" {
+		return c, err
+	}
+	// Something else may be missing, such as the container of a namespace.
+	if _, e := cl.InspectImage(ctx, r.spec.Image); !isNotFound(e) {
+		return c, err
+	}
+	fmt.Fprintf(p.Term.Stderr(), "%s is not in the local store\n", ui.Plain(r.spec.Image))
+	if opts.Recipes, err = absolute(os.Getenv("SANDBOX_RECIPES")); err != nil {
+		return c, err
+	}
+	if _, err := p.pull(ctx, opts, shown{}); err != nil {
+		return c, err
+	}
+	return cl.CreateContainer(ctx, r.spec, p.onFrame(r))
 }
 
 // onFrame is nil unless --explain: then the daemon need not stream.

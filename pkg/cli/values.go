@@ -277,3 +277,12 @@ func isSignal(name string) bool {
 	}
 	return false
 }
+
+// parsePull reads --pull.
+func parsePull(s string) (string, error) {
+	switch s {
+	case "missing", "always", "never":
+		return s, nil
+	}
+	return "", errors.New("not missing, always or never")
+}
