@@ -81,13 +81,18 @@ type Options struct {
 	// Epoch is the time that everything built claims to be from: nothing is
 	// newer. Without it the image has the time of its build.
 	Epoch   time.Time
-	NoCache bool              // make every layer anew
-	Secrets map[string]string // the files of secrets by their ID
-	Source  string            // one of image.Source…
+	NoCache bool // make every layer anew
+	// Secrets are the files of secrets by their ID. They are lent in memory; one
+	// that a RUN wants as a variable is in the engine's record of that process, too,
+	// which root alone can read, as long as it runs.
+	Secrets map[string]string
+	Source  string // one of image.Source…
 	// Annotations are the manifest's; Labels are added to the image's.
 	Annotations, Labels map[string]string
 	Trace               *explain.Tracer
-	// Emit is told of every step, by one goroutine at a time. It may be nil.
+	// Emit is told of every step, by one goroutine at a time: that it is
+	// "running", what it writes, that it is "done", "cached", "failed" or, for the
+	// failure of another, "cancelled"; and which layers are "packed". It may be nil.
 	Emit func(api.BuildEvent)
 }
 

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -70,6 +71,8 @@ RUN test ! -e /run/secrets && test ! -e /a
 			change: func(o *build.Options) { o.Target = "a" }},
 		{name: "mounts hide nothing", dockerfile: prelude + "RUN mkdir /keep && echo k > /keep/k\nRUN --mount=type=tmpfs,target=/keep touch /keep/x; ls /keep > /got\nRUN cat /keep/k >> /got\n", want: "x\nk\n"},
 		{name: "private caches", dockerfile: prelude + "RUN --mount=type=cache,id=p,target=/c,sharing=private echo 1 > /c/f\nRUN --mount=type=cache,id=p,target=/c,sharing=locked cat /c/f > /got\n", want: "1\n"},
+		{name: "lines of Windows", dockerfile: "FROM toolbox\r\nRUN echo a \\\r\n  b > /got\r\nENV x=y\r\nRUN echo $x >> /got\r\n", want: "a b\ny\n"},
+		{name: "characters in pieces", dockerfile: prelude + "RUN printf '\\303' && sleep 0.2 && printf '\\251\\n' && touch /got\n", want: ""},
 		{name: "stages by number", dockerfile: "FROM toolbox\nRUN echo 0 > /f\nFROM toolbox\nCOPY --from=0 /f /got\n", want: "0\n"},
 		{name: "variables in mounts", dockerfile: prelude + "ARG where=/w\nRUN --mount=type=tmpfs,target=$where test -d /w && echo yes > /got\n", want: "yes\n"},
 		{name: "working directory that is a link", dockerfile: prelude + "RUN mkdir /real && ln -s /real /link\nWORKDIR /link/sub\nRUN pwd -P > /got\n", want: "/real/sub\n"},
@@ -80,7 +83,10 @@ RUN test ! -e /run/secrets && test ! -e /a
 			if tt.change != nil {
 				change = append(change, tt.change)
 			}
-			img, _ := b.must(tt.dockerfile, tt.files, change...)
+			img, r := b.must(tt.dockerfile, tt.files, change...)
+			if !utf8.ValidString(r.output()) || strings.Contains(r.output(), "\uFFFD") {
+				t.Errorf("output %q", r.output())
+			}
 			if got := b.read(img, "/got"); got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -251,7 +252,7 @@ func (r *recorded) ran() (list []string) {
 func (r *recorded) output() string {
 	var out bytes.Buffer
 	for _, ev := range r.events {
-		out.WriteString(ev.Output)
+		out.WriteString(strings.ToValidUTF8(ev.Output, "\uFFFD")) // as JSON would have it
 	}
 	return out.String()
 }

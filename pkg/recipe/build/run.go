@@ -165,12 +165,14 @@ func (w *runWork) run(x *execution, r *run) error {
 			return fmt.Errorf("mount on %s: %w", m.Target, err)
 		}
 	}
-	tail := &tail{}
+	tail, text := &tail{}, &text{}
 	exit, err := x.b.Engine.RunLayer(r.ctx, engine.LayerRun{
 		LowerDirs: r.lower, UpperDir: r.upper, Spec: spec,
 		Output: func(stream string, data []byte) {
 			tail.write(stream, data)
-			x.emit(r.step, api.BuildEvent{Stream: stream, Output: string(data)})
+			if out := text.add(stream, data); out != "" {
+				x.emit(r.step, api.BuildEvent{Stream: stream, Output: out})
+			}
 		},
 	}, x.o.Trace)
 	if err != nil {

@@ -3,6 +3,7 @@ package build
 import (
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // What an error shows of a command's output. The two streams come by different
@@ -36,6 +37,28 @@ func (t *tail) write(stream string, data []byte) {
 		data = []byte(rest)
 	}
 	t.trim()
+}
+
+// text puts the characters of a stream together that come in pieces: each event
+// is text of its own.
+type text struct{ rest map[string][]byte }
+
+func (t *text) add(stream string, data []byte) string {
+	data = append(t.rest[stream], data...)
+	end := len(data)
+	for i := 1; i < utf8.UTFMax && i <= len(data); i++ {
+		if b := data[len(data)-i]; utf8.RuneStart(b) {
+			if !utf8.FullRune(data[len(data)-i:]) {
+				end = len(data) - i
+			}
+			break
+		}
+	}
+	if t.rest == nil {
+		t.rest = map[string][]byte{}
+	}
+	t.rest[stream] = slices.Clone(data[end:])
+	return string(data[:end])
 }
 
 // current is the line that a stream is in.
