@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sandboxlabs/sandbox/pkg/image/layer"
 )
 
 // archiveImage is one image of an archive under one name, or none.
@@ -48,7 +49,7 @@ type archiveReader struct {
 
 // readArchive stages the files of an archive and finds its images.
 func (s *Store) readArchive(ctx context.Context, r io.Reader, stage *staging, progress func(int64)) (archiveContent, error) {
-	stream, err := decompress(&countingReader{r: untilDone(ctx, r), report: progress})
+	stream, err := layer.Decompress(&layer.CountingReader{R: untilDone(ctx, r), Report: progress})
 	if err != nil {
 		return archiveContent{}, err
 	}
@@ -57,26 +58,26 @@ func (s *Store) readArchive(ctx context.Context, r io.Reader, stage *staging, pr
 		store: s, stage: stage, left: s.limits.Archive,
 		files: map[string]ispec.Descriptor{}, links: map[string]string{}, seen: map[string]bool{},
 	}
-	tr := tar.NewReader(&limitReader{r: stream, left: s.limits.Archive + int64(s.limits.Files)<<11, why: "archive is too large"})
+	tr := tar.NewReader(&layer.LimitReader{R: stream, Left: s.limits.Archive + int64(s.limits.Files)<<11, Why: "archive is too large"})
 	for files := 0; ; files++ {
 		hdr, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			return a.content()
 		}
 		if err != nil {
-			return archiveContent{}, fmt.Errorf("read archive: %w", classifyTar(err))
+			return archiveContent{}, fmt.Errorf("read archive: %w", layer.Classify(err))
 		}
 		if files >= s.limits.Files {
 			return archiveContent{}, fmt.Errorf("archive has more than %d files: %w", s.limits.Files, errdefs.ErrInvalidArgument)
 		}
 		if err := a.entry(hdr, tr); err != nil {
-			return archiveContent{}, fmt.Errorf("archive entry %q: %w", hdr.Name, classifyTar(err))
+			return archiveContent{}, fmt.Errorf("archive entry %q: %w", hdr.Name, layer.Classify(err))
 		}
 	}
 }
 
 func (a *archiveReader) entry(hdr *tar.Header, r io.Reader) error {
-	name, err := entryPath(hdr.Name)
+	name, err := layer.EntryPath(hdr.Name)
 	if err != nil {
 		return err
 	}
@@ -139,7 +140,7 @@ func (a *archiveReader) link(name, target, written string) error {
 
 // file finds a staged file by its name in manifest.json.
 func (a *archiveReader) file(written string) (ispec.Descriptor, error) {
-	name, err := entryPath(written)
+	name, err := layer.EntryPath(written)
 	if err != nil {
 		return ispec.Descriptor{}, fmt.Errorf("file %q: %w", written, err)
 	}
@@ -252,35 +253,4 @@ func (c *archiveContent) living(open opener, images []Image) ([]referrer, error)
 		alive[img.Descriptor.Digest] = true
 	}
 	return livingReferrers(candidates, alive), nil
-}
-
-// entryPath is the cleaned name of a tar entry, relative to the root that it
-// is unpacked to; "." is the root itself. Absolute names and names with ".."
-// are refused even where they would lead back inside: no honest tool writes
-// them.
-func entryPath(name string) (string, error) {
-	switch {
-	case name == "/":
-		return ".", nil
-	case strings.HasPrefix(name, "/"):
-		return "", fmt.Errorf("absolute path: %w", errdefs.ErrInvalidArgument)
-	case strings.IndexByte(name, 0) >= 0:
-		return "", fmt.Errorf("path with a NUL byte: %w", errdefs.ErrInvalidArgument)
-	case name == "":
-		return "", fmt.Errorf("empty path: %w", errdefs.ErrInvalidArgument)
-	}
-	for part := range strings.SplitSeq(name, "/") {
-		if part == ".." {
-			return "", fmt.Errorf("path with \"..\": %w", errdefs.ErrInvalidArgument)
-		}
-	}
-	return path.Clean(name), nil
-}
-
-// classifyTar marks errors of a malformed stream as the archive's fault.
-func classifyTar(err error) error {
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || isCorrupt(err) {
-		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	return err
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/image-spec/specs-go"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sandboxlabs/sandbox/pkg/image/layer"
 )
 
 // dockerImage is one image of manifest.json (Docker's image specification,
@@ -89,15 +90,15 @@ func sniffLayer(open opener, desc ispec.Descriptor) (string, error) {
 }
 
 func layerType(f *os.File) (string, error) {
-	magic := make([]byte, len(zstdMagic))
+	magic := make([]byte, len(layer.ZstdMagic))
 	n, err := f.ReadAt(magic, 0)
 	if err != nil && err != io.EOF {
 		return "", err
 	}
 	switch magic = magic[:n]; {
-	case bytes.HasPrefix(magic, gzipMagic):
+	case bytes.HasPrefix(magic, layer.GzipMagic):
 		return ispec.MediaTypeImageLayerGzip, nil
-	case bytes.HasPrefix(magic, zstdMagic):
+	case bytes.HasPrefix(magic, layer.ZstdMagic):
 		return ispec.MediaTypeImageLayerZstd, nil
 	}
 	return ispec.MediaTypeImageLayer, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sandboxlabs/sandbox/pkg/image/layer"
 )
 
 var emptyDigest = digest.FromBytes(nil)
@@ -156,7 +157,7 @@ func (t *staging) put(r io.Reader) (desc ispec.Descriptor, err error) {
 		}
 	}()
 	content := &tally{w: f, hash: digest.SHA256.Digester()}
-	if _, err := io.CopyBuffer(content, struct{ io.Reader }{r}, make([]byte, copyBuffer)); err != nil {
+	if _, err := io.CopyBuffer(content, struct{ io.Reader }{r}, make([]byte, layer.CopyBuffer)); err != nil {
 		return desc, err
 	}
 	if err := f.Sync(); err != nil {

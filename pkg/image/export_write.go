@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/image/layer"
 )
 
 // What Export's progress says of a file.
@@ -101,9 +102,9 @@ func (x *exporter) decompressed(ctx context.Context, l ispec.Descriptor, diffID 
 	}
 	defer r.Close()
 	limit, words := x.store.limits.unpacked(l.Size)
-	file.size, err = io.Copy(io.Discard, &limitReader{r: untilDone(ctx, r), left: limit, why: "it unpacks to more than " + words})
+	file.size, err = io.Copy(io.Discard, &layer.LimitReader{R: untilDone(ctx, r), Left: limit, Why: "it unpacks to more than " + words})
 	if err != nil {
-		return fmt.Errorf("layer %s: %w", l.Digest, classifyTar(err))
+		return fmt.Errorf("layer %s: %w", l.Digest, layer.Classify(err))
 	}
 	return nil
 }
@@ -117,7 +118,7 @@ func (f *exportFile) open() (io.ReadCloser, error) {
 		return nil, err
 	}
 	if f.plain {
-		return decompress(f.blob)
+		return layer.Decompress(f.blob)
 	}
 	return io.NopCloser(f.blob), nil
 }
@@ -158,7 +159,7 @@ func (f *exportFile) write(ctx context.Context, tw *tar.Writer, report func(api.
 		progress.Done = n
 		report(progress)
 	}}
-	_, err = io.CopyBuffer(content, struct{ io.Reader }{untilDone(ctx, r)}, make([]byte, copyBuffer))
+	_, err = io.CopyBuffer(content, struct{ io.Reader }{untilDone(ctx, r)}, make([]byte, layer.CopyBuffer))
 	if errors.Is(err, tar.ErrWriteTooLong) || err == nil && (content.n != f.size || f.digest != "" && content.hash.Digest() != f.digest) {
 		return fmt.Errorf("its content is not that of its digest: %w", errdefs.ErrDataLoss)
 	}

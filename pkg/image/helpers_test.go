@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sandboxlabs/sandbox/pkg/image/internal/tartest"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
@@ -61,43 +62,11 @@ func tempDir(t testing.TB) string {
 	return dir
 }
 
-// file, dir, … are tar entries in short.
-func file(name, data string) tar.Header {
-	return tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(data)),
-		PAXRecords: map[string]string{"SBT.data": data}}
-}
-
-func dir(name string) tar.Header { return tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755} }
-
-func symlink(name, target string) tar.Header {
-	return tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}
-}
-
-func hardlink(name, target string) tar.Header {
-	return tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target, Mode: 0o644}
-}
-
-// tarOf writes entries as they are, also those that no honest tool writes.
-func tarOf(t testing.TB, entries ...tar.Header) []byte {
-	t.Helper()
-	var out bytes.Buffer
-	w := tar.NewWriter(&out)
-	for _, h := range entries {
-		data := h.PAXRecords["SBT.data"]
-		delete(h.PAXRecords, "SBT.data")
-		h.Format = tar.FormatPAX
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatalf("%s: %v", h.Name, err)
-		}
-		if _, err := w.Write([]byte(data)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
-}
+// Tars in short.
+var (
+	file, dir, symlink, hardlink = tartest.File, tartest.Dir, tartest.Symlink, tartest.Hardlink
+	tarOf                        = tartest.Of
+)
 
 // archive is an OCI archive that tests take apart and put together wrongly.
 type archive struct {

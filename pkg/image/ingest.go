@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sandboxlabs/sandbox/pkg/image/layer"
 )
 
 // partialAge is how long an interrupted download waits to be resumed.
@@ -55,7 +56,7 @@ func (s *Store) openPartial(ctx context.Context, desc ispec.Descriptor) (_ *part
 	if p.file, err = os.OpenFile(p.path, lockFlags, 0o600); err != nil {
 		return nil, err
 	}
-	p.have, err = io.CopyBuffer(p.hash, struct{ io.Reader }{untilDone(ctx, p.file)}, make([]byte, copyBuffer))
+	p.have, err = io.CopyBuffer(p.hash, struct{ io.Reader }{untilDone(ctx, p.file)}, make([]byte, layer.CopyBuffer))
 	if err == nil && p.have > desc.Size {
 		err = p.restart()
 	}

@@ -10,6 +10,7 @@ import (
 
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/image/layer"
 )
 
 // Layers tells what each instruction of an image's history did, the first
@@ -35,19 +36,19 @@ func (s *Store) Layers(ctx context.Context, img Image, tree bool) ([]api.ImageLa
 }
 
 // viewLayer streams one layer's tar through the view.
-func (s *Store) viewLayer(ctx context.Context, view *layersView, layer ispec.Descriptor, row *viewLayer) error {
-	blob, err := s.blobFile(layer)
+func (s *Store) viewLayer(ctx context.Context, view *layersView, desc ispec.Descriptor, row *viewLayer) error {
+	blob, err := s.blobFile(desc)
 	if err != nil {
 		return err
 	}
 	defer blob.Close()
-	stream, err := decompress(untilDone(ctx, blob))
+	stream, err := layer.Decompress(untilDone(ctx, blob))
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
-	limit, words := s.limits.unpacked(layer.Size)
-	ahead, stop := readAhead(&limitReader{r: stream, left: limit, why: "it unpacks to more than " + words})
+	limit, words := s.limits.unpacked(desc.Size)
+	ahead, stop := layer.ReadAhead(&layer.LimitReader{R: stream, Left: limit, Why: "it unpacks to more than " + words}, nil)
 	defer stop()
 	view.begin(row)
 	tr := tar.NewReader(ahead)
@@ -57,7 +58,7 @@ func (s *Store) viewLayer(ctx context.Context, view *layersView, layer ispec.Des
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("read tar: %w", classifyTar(err))
+			return fmt.Errorf("read tar: %w", layer.Classify(err))
 		}
 		if err := view.entry(hdr); err != nil {
 			return fmt.Errorf("entry %q: %w", hdr.Name, err)

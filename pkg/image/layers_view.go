@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/image/layer"
 )
 
 // What an ImageFile.Change says.
@@ -48,7 +49,8 @@ type viewFile struct {
 	layer *viewLayer
 	size  int64
 	mode  string
-	owner ids
+	uid   int
+	gid   int
 	names int
 }
 
@@ -72,7 +74,7 @@ func (v *layersView) entry(hdr *tar.Header) error {
 	if v.entries++; v.entries > v.limit {
 		return fmt.Errorf("the image has more than %d entries: %w", v.limit, errdefs.ErrInvalidArgument)
 	}
-	name, err := entryPath(hdr.Name)
+	name, err := layer.EntryPath(hdr.Name)
 	if err != nil {
 		return err
 	}
@@ -88,11 +90,11 @@ func (v *layersView) entry(hdr *tar.Header) error {
 		return err
 	}
 	switch {
-	case base == whiteoutOpaque:
+	case base == layer.WhiteoutOpaque:
 		v.removeOlder(dir, up)
-	case strings.HasPrefix(base, whiteoutMeta):
-	case strings.HasPrefix(base, whiteoutPrefix):
-		v.whiteout(dir, path.Join(up, strings.TrimPrefix(base, whiteoutPrefix)))
+	case strings.HasPrefix(base, layer.WhiteoutMeta):
+	case strings.HasPrefix(base, layer.WhiteoutPrefix):
+		v.whiteout(dir, path.Join(up, strings.TrimPrefix(base, layer.WhiteoutPrefix)))
 	case hdr.Typeflag == tar.TypeChar && hdr.Devmajor == 0 && hdr.Devminor == 0:
 		v.whiteout(dir, path.Join(up, base))
 	default:
@@ -142,7 +144,7 @@ func (v *layersView) parent(name string, hops int) (*viewNode, string, error) {
 func (v *layersView) put(dir *viewNode, name string, hdr *tar.Header) error {
 	base := path.Base(name)
 	old := dir.children[base]
-	file := &viewFile{layer: v.now, size: hdr.Size, mode: lsMode(hdr), owner: ids{hdr.Uid, hdr.Gid}}
+	file := &viewFile{layer: v.now, size: hdr.Size, mode: lsMode(hdr), uid: hdr.Uid, gid: hdr.Gid}
 	node := &viewNode{dir: hdr.Typeflag == tar.TypeDir, file: file, seen: v.now}
 	switch hdr.Typeflag {
 	case tar.TypeDir:
@@ -182,7 +184,7 @@ func (v *layersView) put(dir *viewNode, name string, hdr *tar.Header) error {
 
 // linkTarget finds the file of this layer that a hard link names.
 func (v *layersView) linkTarget(link string) (*viewNode, error) {
-	name, err := entryPath(link)
+	name, err := layer.EntryPath(link)
 	if err != nil {
 		return nil, fmt.Errorf("hard link to %q: %w", link, err)
 	}
@@ -207,7 +209,7 @@ func (v *layersView) redo(old *viewNode, name string, file *viewFile) {
 		c.file = file
 		return
 	}
-	if before.mode != file.mode || before.owner != file.owner || v.now.changes[name] != nil {
+	if before.mode != file.mode || before.uid != file.uid || before.gid != file.gid || v.now.changes[name] != nil {
 		v.change(name, changeChanged, file, old)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sandboxlabs/sandbox/pkg/image/layer"
 )
 
 const (
@@ -142,8 +143,8 @@ func (r *remote) manifest(ctx context.Context, ask string, limit int64) (data []
 		defer resp.Body.Close()
 		mediaType, _, _ = mime.ParseMediaType(resp.Header.Get("Content-Type"))
 		said = digest.Digest(resp.Header.Get("Docker-Content-Digest"))
-		data, err = io.ReadAll(&countingReader{report: alive,
-			r: &limitReader{r: resp.Body, left: limit, why: fmt.Sprintf("manifest %s has more than %d bytes", ask, limit)}})
+		data, err = io.ReadAll(&layer.CountingReader{Report: alive,
+			R: &layer.LimitReader{R: resp.Body, Left: limit, Why: fmt.Sprintf("manifest %s has more than %d bytes", ask, limit)}})
 		return stalled(ctx, err)
 	})
 	if err != nil {
@@ -219,15 +220,15 @@ func (p *puller) fetchSome(ctx context.Context, part *partial) error {
 		}
 	}
 	var told time.Time
-	body := &countingReader{r: resp.Body, report: func(n int64) {
+	body := &layer.CountingReader{R: resp.Body, Report: func(n int64) {
 		alive(n)
 		if time.Since(told) > pullReport {
 			told = time.Now()
 			p.tell(part.desc, PullFetches, part.have)
 		}
 	}}
-	limited := &limitReader{r: body, left: part.desc.Size - part.have, why: "more bytes than its descriptor says"}
-	if _, err := io.CopyBuffer(part, limited, make([]byte, copyBuffer)); err != nil {
+	limited := &layer.LimitReader{R: body, Left: part.desc.Size - part.have, Why: "more bytes than its descriptor says"}
+	if _, err := io.CopyBuffer(part, limited, make([]byte, layer.CopyBuffer)); err != nil {
 		return stalled(ctx, err)
 	}
 	if !part.whole() {

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sandboxlabs/sandbox/pkg/image/layer"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -119,7 +120,7 @@ func (s *Store) settle(dirs []string) {
 	})
 }
 
-func (s *Store) unpackLayer(ctx context.Context, layer ispec.Descriptor, diffID digest.Digest) error {
+func (s *Store) unpackLayer(ctx context.Context, desc ispec.Descriptor, diffID digest.Digest) error {
 	dir := s.layerDir(diffID)
 	lock, err := lockFile(ctx, filepath.Join(dir, layerLock))
 	if err != nil {
@@ -129,11 +130,11 @@ func (s *Store) unpackLayer(ctx context.Context, layer ispec.Descriptor, diffID 
 	if s.unpacked(dir) {
 		return nil
 	}
-	return s.unpackLocked(ctx, layer, diffID, dir)
+	return s.unpackLocked(ctx, desc, diffID, dir)
 }
 
 // unpackLocked is unpackLayer with the lock of the layer's folder dir held.
-func (s *Store) unpackLocked(ctx context.Context, layer ispec.Descriptor, diffID digest.Digest, dir string) error {
+func (s *Store) unpackLocked(ctx context.Context, desc ispec.Descriptor, diffID digest.Digest, dir string) error {
 	if err := clearLayer(dir); err != nil {
 		return err
 	}
@@ -146,43 +147,37 @@ func (s *Store) unpackLocked(ctx context.Context, layer ispec.Descriptor, diffID
 	if err != nil {
 		return err
 	}
-	if err := s.extractLayer(ctx, layer, diffID, temp); err != nil {
+	if err := s.extractLayer(ctx, desc, diffID, temp); err != nil {
 		return errors.Join(err, clearLayer(dir))
 	}
 	return os.Rename(temp, filepath.Join(dir, layerFS))
 }
 
 // extractLayer unpacks a layer into root and checks it against its diffID.
-func (s *Store) extractLayer(ctx context.Context, layer ispec.Descriptor, diffID digest.Digest, root string) error {
-	blob, err := s.blobFile(layer)
+func (s *Store) extractLayer(ctx context.Context, desc ispec.Descriptor, diffID digest.Digest, root string) error {
+	blob, err := s.blobFile(desc)
 	if err != nil {
 		return err
 	}
 	defer blob.Close()
-	stream, err := decompress(untilDone(ctx, blob))
+	stream, err := layer.Decompress(untilDone(ctx, blob))
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
 
-	limit, words := s.limits.unpacked(layer.Size)
+	limit, words := s.limits.unpacked(desc.Size)
 	verifier := diffID.Verifier()
-	ahead, stop := readAhead(io.TeeReader(&limitReader{
-		r: stream, left: limit, why: "it unpacks to more than " + words,
-	}, verifier))
+	ahead, stop := layer.ReadAhead(&layer.LimitReader{
+		R: stream, Left: limit, Why: "it unpacks to more than " + words,
+	}, verifier)
 	defer stop()
-
-	x, err := newExtractor(root, extractLimits{files: s.limits.Files, bytes: limit, words: words})
-	if err != nil {
-		return err
-	}
-	defer x.close()
-	if err := x.extract(ahead); err != nil {
+	if err := layer.Extract(root, ahead, layer.Limits{Files: s.limits.Files, Bytes: limit, Words: words}); err != nil {
 		return err
 	}
 	// A tar reader stops at the end marker; the digest is of all that comes.
 	if _, err := io.Copy(io.Discard, ahead); err != nil {
-		return classifyTar(err)
+		return layer.Classify(err)
 	}
 	if !verifier.Verified() {
 		return fmt.Errorf("its content is not that of diff ID %s: %w", diffID, errdefs.ErrDataLoss)

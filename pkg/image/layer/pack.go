@@ -23,8 +23,6 @@ import (
 // step by step, that nobody could unpack again.
 const maxPath = 4095
 
-const copyBuffer = 256 << 10 // bytes
-
 // Pack writes the folder dir, which is an upperdir of overlayfs, as a layer's
 // tar to w. The same content gives the same bytes: entries come in the order
 // of names, owners are numbers, and no time is newer than epoch or has parts
@@ -54,7 +52,7 @@ func Pack(ctx context.Context, w io.Writer, dir string, epoch time.Time) error {
 		tw:    tar.NewWriter(w),
 		epoch: epoch.Unix(),
 		links: map[inode]string{},
-		buf:   make([]byte, copyBuffer),
+		buf:   make([]byte, CopyBuffer),
 	}
 	if err := p.dir(ctx, root, ".", &st); err != nil {
 		return err
@@ -96,7 +94,7 @@ func (p *packer) dir(ctx context.Context, dir *os.File, name string, st *unix.St
 		return entryError(name, err)
 	}
 	if opaque {
-		mark := path.Join(name, whiteoutOpaque)
+		mark := path.Join(name, WhiteoutOpaque)
 		if err := p.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: mark}); err != nil {
 			return entryError(mark, err)
 		}
@@ -129,8 +127,8 @@ func (p *packer) entry(ctx context.Context, dir int, base, name string) error {
 	if len(name) > maxPath {
 		return entryError(name[:64]+"…", fmt.Errorf("its path has %d bytes, at most %d can be unpacked: %w", len(name), maxPath, errdefs.ErrInvalidArgument))
 	}
-	if strings.HasPrefix(base, whiteoutPrefix) {
-		return entryError(name, fmt.Errorf("names that start with %q mean a removal in a layer, give it another: %w", whiteoutPrefix, errdefs.ErrInvalidArgument))
+	if strings.HasPrefix(base, WhiteoutPrefix) {
+		return entryError(name, fmt.Errorf("names that start with %q mean a removal in a layer, give it another: %w", WhiteoutPrefix, errdefs.ErrInvalidArgument))
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		sub, err := openDir(dir, base)
@@ -252,7 +250,7 @@ func (p *packer) regular(ctx context.Context, dir int, base string, hdr *tar.Hea
 // no time.
 func (p *packer) whiteoutOf(name string) error {
 	dir, base := path.Split(name)
-	return p.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: dir + whiteoutPrefix + base})
+	return p.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: dir + WhiteoutPrefix + base})
 }
 
 // header has what all entries have. The format is left to the writer, which

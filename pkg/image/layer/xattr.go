@@ -14,8 +14,9 @@ import (
 // Whiteouts in a layer's tar (image-spec, layer.md, "Whiteouts") and how
 // overlayfs wants them (kernel, filesystems/overlayfs.rst).
 const (
-	whiteoutPrefix = ".wh."
-	whiteoutOpaque = ".wh..wh..opq"
+	WhiteoutPrefix = ".wh."
+	WhiteoutOpaque = ".wh..wh..opq"
+	WhiteoutMeta   = ".wh..wh." // other files of AUFS's own
 
 	xattrOverlay  = "trusted.overlay."
 	xattrOpaque   = xattrOverlay + "opaque"

@@ -1,11 +1,13 @@
-package image
+package layer
 
 import (
+	"archive/tar"
 	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/flate"
@@ -13,29 +15,31 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-const copyBuffer = 256 << 10 // bytes
+// CopyBuffer is how many bytes are read and written at once.
+const CopyBuffer = 256 << 10
 
+// The first bytes of compressed streams.
 var (
-	gzipMagic = []byte{0x1f, 0x8b}
-	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
+	GzipMagic = []byte{0x1f, 0x8b}
+	ZstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
 )
 
-// decompress undoes gzip or zstd, told apart by their first bytes: media types
+// Decompress undoes gzip or zstd, told apart by their first bytes: media types
 // are as good as the tool that wrote them, and archives have none.
-func decompress(r io.Reader) (io.ReadCloser, error) {
-	br := bufio.NewReaderSize(r, copyBuffer)
-	magic, err := br.Peek(len(zstdMagic))
+func Decompress(r io.Reader) (io.ReadCloser, error) {
+	br := bufio.NewReaderSize(r, CopyBuffer)
+	magic, err := br.Peek(len(ZstdMagic))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	switch {
-	case bytes.HasPrefix(magic, gzipMagic):
+	case bytes.HasPrefix(magic, GzipMagic):
 		zr, err := gzip.NewReader(br)
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		return zr, nil
-	case bytes.HasPrefix(magic, zstdMagic):
+	case bytes.HasPrefix(magic, ZstdMagic):
 		// A window over 128 MiB is for archives that are tuned to hurt.
 		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
@@ -44,6 +48,15 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 		return zr.IOReadCloser(), nil
 	}
 	return io.NopCloser(br), nil
+}
+
+// Classify marks errors of a malformed stream, be it compressed or a tar, as
+// the archive's fault.
+func Classify(err error) error {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || isCorrupt(err) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return err
 }
 
 // isCorrupt reports whether err says that compressed data are malformed.
@@ -65,58 +78,72 @@ func isCorrupt(err error) bool {
 	return false
 }
 
-// limitReader fails, unlike io.LimitReader, which ends, when more than left
+// LimitReader fails, unlike io.LimitReader, which ends, when more than Left
 // bytes come.
-type limitReader struct {
-	r    io.Reader
-	left int64
-	why  string
+type LimitReader struct {
+	R    io.Reader
+	Left int64
+	Why  string // of the error
 }
 
-func (l *limitReader) Read(p []byte) (int, error) {
-	n, err := l.r.Read(p)
-	if l.left -= int64(n); l.left < 0 {
-		return 0, fmt.Errorf("%s: %w", l.why, errdefs.ErrInvalidArgument)
+func (l *LimitReader) Read(p []byte) (int, error) {
+	n, err := l.R.Read(p)
+	if l.Left -= int64(n); l.Left < 0 {
+		return 0, fmt.Errorf("%s: %w", l.Why, errdefs.ErrInvalidArgument)
 	}
 	return n, err
 }
 
-type countingReader struct {
-	r      io.Reader
-	n      int64
-	report func(int64)
+// CountingReader tells how much has been read.
+type CountingReader struct {
+	R      io.Reader
+	N      int64
+	Report func(int64) // may be nil
 }
 
-func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	if c.report != nil {
-		c.report(c.n)
+func (c *CountingReader) Read(p []byte) (int, error) {
+	n, err := c.R.Read(p)
+	c.N += int64(n)
+	if c.Report != nil {
+		c.Report(c.N)
 	}
 	return n, err
 }
 
-// readAhead reads r in a goroutine of its own, so that decompression and
-// hashing go on while the reader's files are written. stop ends it; after
-// that r is no longer used.
-func readAhead(r io.Reader) (ahead io.Reader, stop func()) {
-	const depth = 4
+// ReadAhead reads r in a goroutine of its own, and writes what comes to hash,
+// unless that is nil, in another, so that decompression and hashing go on while
+// the reader's files are written. stop ends both; after that r and hash are no
+// longer used. At the end of ahead hash has seen all.
+func ReadAhead(r io.Reader, hash io.Writer) (ahead io.Reader, stop func()) {
+	const depth = 6
 	a := &aheadReader{
 		full: make(chan chunk, depth),
 		free: make(chan []byte, depth),
-		quit: make(chan struct{}),
 	}
 	for range depth {
-		a.free <- make([]byte, copyBuffer)
+		a.free <- make([]byte, CopyBuffer)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	quit := make(chan struct{})
+	read := a.full
+	var workers sync.WaitGroup
+	if hash != nil {
+		read = make(chan chunk, depth)
+		workers.Go(func() {
+			for c := range read {
+				hash.Write(c.data) // never fails
+				a.full <- c
+			}
+		})
+	}
+	workers.Go(func() {
+		if hash != nil {
+			defer close(read)
+		}
 		for {
 			var buf []byte
 			select {
 			case buf = <-a.free:
-			case <-a.quit:
+			case <-quit:
 				return
 			}
 			n, err := io.ReadFull(r, buf)
@@ -125,15 +152,15 @@ func readAhead(r io.Reader) (ahead io.Reader, stop func()) {
 				// tells which.
 				err = nil
 			}
-			a.full <- chunk{buf[:n], err} // never blocks: as many chunks as buffers
+			read <- chunk{buf[:n], err} // never blocks: as many chunks as buffers
 			if err != nil {
 				return
 			}
 		}
-	}()
+	})
 	return a, func() {
-		close(a.quit)
-		<-done
+		close(quit)
+		workers.Wait()
 	}
 }
 
@@ -145,7 +172,6 @@ type chunk struct {
 type aheadReader struct {
 	full chan chunk
 	free chan []byte
-	quit chan struct{}
 	cur  chunk
 	rest []byte
 }

@@ -2,13 +2,11 @@ package image
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/sandboxlabs/sandbox/pkg/image/layer"
 )
 
 // ExtractOptions are for a tar that is no layer; see Extract.
@@ -30,31 +28,13 @@ type ExtractOptions struct {
 //
 // What was unpacked before an error, or the end of ctx, stays.
 func Extract(ctx context.Context, tar io.Reader, dir *os.File, opts ExtractOptions) error {
-	root, err := unix.FcntlInt(dir.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("duplicate %s: %w", dir.Name(), err)
-	}
 	limit, words := opts.Limits.unpacked(opts.Size)
-	x := &extractor{
-		root: root, limits: extractLimits{files: opts.Limits.Files, bytes: limit, words: words},
-		buf: make([]byte, copyBuffer), parent: -1, plain: true, epoch: opts.Epoch,
-	}
-	defer x.close()
-	if opts.Owner != nil {
-		x.own = &ids{opts.Owner[0], opts.Owner[1]}
-	}
 	// Headers alone can be a bomb too.
-	return x.extract(&limitReader{
-		r: untilDone(ctx, tar), left: limit + int64(opts.Limits.Files)*4096, why: "it unpacks to more than " + words,
-	})
-}
-
-// removeTree deletes name, a directory, with all that is in it.
-func removeTree(dir int, name string) error {
-	root, err := os.OpenRoot("/proc/self/fd/" + strconv.Itoa(dir))
-	if err != nil {
-		return err
+	limited := &layer.LimitReader{
+		R: untilDone(ctx, tar), Left: limit + int64(opts.Limits.Files)*4096, Why: "it unpacks to more than " + words,
 	}
-	defer root.Close()
-	return root.RemoveAll(name)
+	return layer.ExtractPlain(limited, dir, layer.PlainOptions{
+		Limits: layer.Limits{Files: opts.Limits.Files, Bytes: limit, Words: words},
+		Owner:  opts.Owner, Epoch: opts.Epoch,
+	})
 }

@@ -1,4 +1,4 @@
-package image
+package layer
 
 import (
 	"archive/tar"
@@ -11,26 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Whiteouts in a layer's tar (image-spec, layer.md, "Whiteouts") and how
-// overlayfs wants them (kernel, filesystems/overlayfs.rst).
-const (
-	whiteoutPrefix = ".wh."
-	whiteoutOpaque = ".wh..wh..opq"
-	whiteoutMeta   = ".wh..wh." // other files of AUFS's own
-
-	xattrOpaque   = "trusted.overlay.opaque"
-	xattrWhiteout = "trusted.overlay.whiteout"
-)
-
 // applyWhiteout makes what base, a name that starts with ".wh.", asks for.
 func (x *extractor) applyWhiteout(dir int, base string) error {
-	if base == whiteoutOpaque {
+	if base == WhiteoutOpaque {
 		return setOpaque(dir)
 	}
-	if strings.HasPrefix(base, whiteoutMeta) {
+	if strings.HasPrefix(base, WhiteoutMeta) {
 		return nil
 	}
-	name := strings.TrimPrefix(base, whiteoutPrefix)
+	name := strings.TrimPrefix(base, WhiteoutPrefix)
 	if name == "" || name == "." || name == ".." {
 		return fmt.Errorf("whiteout of %q: %w", name, errdefs.ErrInvalidArgument)
 	}
@@ -96,16 +85,26 @@ func (x *extractor) dirMeta(fd int, name string, hdr *tar.Header, own ids) error
 }
 
 // fileMeta sets the owner first: chown(2) clears setuid bits and file
-// capabilities.
+// capabilities. What is as it should be already is left alone: each change of
+// an inode goes through the file system's journal.
 func fileMeta(fd int, hdr *tar.Header, own ids) error {
-	if err := unix.Fchown(fd, own.uid, own.gid); err != nil {
-		return fmt.Errorf("chown: %w", err)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("stat: %w", err)
 	}
-	if err := unix.Fchmod(fd, uint32(hdr.Mode)&0o7777); err != nil {
-		return fmt.Errorf("chmod: %w", err)
+	chown := int(st.Uid) != own.uid || int(st.Gid) != own.gid
+	if chown {
+		if err := unix.Fchown(fd, own.uid, own.gid); err != nil {
+			return fmt.Errorf("chown: %w", err)
+		}
+	}
+	if mode := uint32(hdr.Mode) & 0o7777; chown || st.Mode&0o7777 != mode {
+		if err := unix.Fchmod(fd, mode); err != nil {
+			return fmt.Errorf("chmod: %w", err)
+		}
 	}
 	for key, value := range hdr.PAXRecords {
-		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
+		name, ok := strings.CutPrefix(key, paxXattr)
 		if !ok || !allowedXattr(name) {
 			continue
 		}
@@ -116,14 +115,6 @@ func fileMeta(fd int, hdr *tar.Header, own ids) error {
 		}
 	}
 	return nil
-}
-
-// allowedXattr: file capabilities and what programs keep for themselves.
-// Everything else belongs to the host: overlayfs's own marks, labels of
-// security modules, ACLs by the host's user IDs.
-func allowedXattr(name string) bool {
-	return name == "security.capability" ||
-		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
 }
 
 // nodeMeta is for nodes that cannot be opened for this: symlinks and FIFOs.

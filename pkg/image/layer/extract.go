@@ -1,4 +1,4 @@
-package image
+package layer
 
 import (
 	"archive/tar"
@@ -15,14 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// extractLimits bound one layer; words says bytes for people.
-type extractLimits struct {
-	files int
-	bytes int64
-	words string
+// Limits bound what one tar may make.
+type Limits struct {
+	Files int    // entries, and folders that they lie in
+	Bytes int64  // of the files' contents
+	Words string // Bytes for people, with the reason
 }
 
-// extractor writes the entries of one layer's tar below an open directory.
+// extractor writes the entries of one tar below an open directory.
 //
 // The tar is hostile. No path of it is ever given to the kernel whole but to
 // openat2(2) with RESOLVE_BENEATH, which refuses, atomically, every symlink
@@ -30,7 +30,7 @@ type extractLimits struct {
 // within the directory that this opened, and does not follow that name.
 type extractor struct {
 	root   int // fd
-	limits extractLimits
+	limits Limits
 	files  int
 	bytes  int64
 	buf    []byte
@@ -40,7 +40,7 @@ type extractor struct {
 	parent     int
 	parentPath string
 	whiteout   func(dir int, name string) error
-	// plain: the tar is no layer's, but one that Extract was given.
+	// plain: the tar is no layer's, but one that ExtractPlain was given.
 	plain bool
 	own   *ids      // of every entry; nil: as the tar says
 	epoch time.Time // the latest mtime; zero: no limit
@@ -52,7 +52,19 @@ type dirTime struct {
 	mtime unix.Timespec
 }
 
-func newExtractor(root string, limits extractLimits) (*extractor, error) {
+// Extract unpacks the tar of a layer into the empty folder root, in the form
+// that overlayfs wants for a lowerdir. It stops at the tar's end marker.
+// Errors name the entry; those of the tar are errdefs.ErrInvalidArgument.
+func Extract(root string, r io.Reader, limits Limits) error {
+	x, err := newExtractor(root, limits)
+	if err != nil {
+		return err
+	}
+	defer x.close()
+	return x.extract(r)
+}
+
+func newExtractor(root string, limits Limits) (*extractor, error) {
 	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", root, err)
@@ -63,7 +75,7 @@ func newExtractor(root string, limits extractLimits) (*extractor, error) {
 		return nil, fmt.Errorf("chmod %s: %w", root, err)
 	}
 	return &extractor{
-		root: fd, limits: limits, buf: make([]byte, copyBuffer),
+		root: fd, limits: limits, buf: make([]byte, CopyBuffer),
 		parent: -1, whiteout: makeWhiteout,
 	}, nil
 }
@@ -82,10 +94,10 @@ func (x *extractor) extract(r io.Reader) error {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("read tar: %w", classifyTar(err))
+			return fmt.Errorf("read tar: %w", Classify(err))
 		}
 		if err := x.entry(hdr, tr); err != nil {
-			return fmt.Errorf("entry %q: %w", hdr.Name, classifyTar(explainEscape(err)))
+			return fmt.Errorf("entry %q: %w", hdr.Name, Classify(explainEscape(err)))
 		}
 	}
 	// Deepest last in, first out: a parent's time is set after its children's
@@ -99,7 +111,7 @@ func (x *extractor) extract(r io.Reader) error {
 }
 
 func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
-	name, err := entryPath(hdr.Name)
+	name, err := EntryPath(hdr.Name)
 	if err != nil {
 		return err
 	}
@@ -133,7 +145,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if strings.HasPrefix(base, whiteoutPrefix) && !x.plain {
+	if strings.HasPrefix(base, WhiteoutPrefix) && !x.plain {
 		return x.applyWhiteout(dir, base)
 	}
 	switch hdr.Typeflag {
@@ -167,115 +179,14 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 // charge counts what an entry makes. Size is what the header says: a sparse
 // file claims far more than its tar holds.
 func (x *extractor) charge(files int, size int64) error {
-	if x.files += files; x.files > x.limits.files {
-		return fmt.Errorf("layer has more than %d entries: %w", x.limits.files, errdefs.ErrInvalidArgument)
+	if x.files += files; x.files > x.limits.Files {
+		return fmt.Errorf("layer has more than %d entries: %w", x.limits.Files, errdefs.ErrInvalidArgument)
 	}
-	if size < 0 || size > x.limits.bytes-x.bytes {
-		return fmt.Errorf("layer unpacks to more than %s: %w", x.limits.words, errdefs.ErrInvalidArgument)
+	if size < 0 || size > x.limits.Bytes-x.bytes {
+		return fmt.Errorf("layer unpacks to more than %s: %w", x.limits.Words, errdefs.ErrInvalidArgument)
 	}
 	x.bytes += size
 	return nil
-}
-
-// openParent opens the directory dir, and makes what is missing of it: tars
-// may leave parents out.
-func (x *extractor) openParent(dir string) (int, error) {
-	if dir == "." {
-		return x.root, nil
-	}
-	if x.parent >= 0 && x.parentPath == dir {
-		return x.parent, nil
-	}
-	fd, err := x.openBeneath(dir)
-	if errors.Is(err, unix.ENOENT) {
-		if err := x.charge(1, 0); err != nil {
-			return -1, err
-		}
-		up, base := path.Split(dir)
-		parent, err := x.openParent(path.Clean(up))
-		if err != nil {
-			return -1, err
-		}
-		if err := unix.Mkdirat(parent, base, 0o755); err != nil {
-			return -1, fmt.Errorf("make parent %s: %w", dir, err)
-		}
-		// Again from the root, and past the umask.
-		if fd, err = x.openBeneath(dir); err == nil {
-			err = unix.Fchmod(fd, 0o755)
-		}
-		if err != nil {
-			return -1, fmt.Errorf("parent %s: %w", dir, err)
-		}
-	} else if err != nil {
-		return -1, fmt.Errorf("parent %s: %w", dir, err)
-	}
-	x.forgetParent()
-	x.parent, x.parentPath = fd, dir
-	return fd, nil
-}
-
-// forgetParent drops the cached directory; needed whenever an entry replaces
-// another, since the cached path may then lead elsewhere.
-func (x *extractor) forgetParent() {
-	if x.parent >= 0 {
-		unix.Close(x.parent)
-		x.parent = -1
-	}
-}
-
-func (x *extractor) openBeneath(name string) (int, error) {
-	how := &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
-	}
-	if x.plain {
-		// What leads out of it by a symlink that was there before stays within.
-		how.Resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
-	}
-	for {
-		fd, err := unix.Openat2(x.root, name, how)
-		// EAGAIN: a rename somewhere on the system raced with a ".." (openat2(2)).
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			return fd, err
-		}
-	}
-}
-
-// explainEscape says in words what openat2's errno means for a layer.
-func explainEscape(err error) error {
-	switch {
-	case errors.Is(err, unix.EXDEV):
-		return fmt.Errorf("a symlink leads out of the layer: %w: %w", err, errdefs.ErrInvalidArgument)
-	case errors.Is(err, unix.ELOOP):
-		return fmt.Errorf("symlinks go round in a circle: %w: %w", err, errdefs.ErrInvalidArgument)
-	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.ENOTEMPTY):
-		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	return err
-}
-
-// replace makes a node by create; what an earlier entry put under that name
-// goes first. Of a layer a directory goes only when it is empty.
-func (x *extractor) replace(dir int, base string, create func() error) error {
-	err := create()
-	if !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	err = unix.Unlinkat(dir, base, 0)
-	if errors.Is(err, unix.EISDIR) {
-		err = unix.Unlinkat(dir, base, unix.AT_REMOVEDIR)
-	}
-	if x.plain && errors.Is(err, unix.ENOTEMPTY) {
-		err = removeTree(dir, base)
-	}
-	if err != nil {
-		return fmt.Errorf("replace an earlier entry: %w", err)
-	}
-	err = create()
-	if dir != x.parent {
-		x.forgetParent()
-	}
-	return err
 }
 
 func (x *extractor) mkdir(dir int, name, base string, hdr *tar.Header, own ids) error {
@@ -314,7 +225,8 @@ func (x *extractor) mkdir(dir int, name, base string, hdr *tar.Header, own ids) 
 func (x *extractor) regular(dir int, base string, hdr *tar.Header, own ids, content io.Reader) error {
 	fd := -1
 	err := x.replace(dir, base, func() (err error) {
-		fd, err = unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		// With its mode, which mostly is all that fileMeta would have to set.
+		fd, err = unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(hdr.Mode)&0o777)
 		return err
 	})
 	if err != nil {
@@ -341,7 +253,7 @@ func (x *extractor) fill(fd int, hdr *tar.Header, own ids, content io.Reader) er
 // hardlink links a file of the same layer. Neither end follows a symlink: a
 // link to a symlink is a second name for the symlink.
 func (x *extractor) hardlink(dir int, base, target string) error {
-	name, err := entryPath(target)
+	name, err := EntryPath(target)
 	if err != nil {
 		return fmt.Errorf("hard link to %q: %w", target, err)
 	}
