@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/cli"
 	"github.com/sandboxlabs/sandbox/pkg/daemon"
 	"github.com/sandboxlabs/sandbox/pkg/embedded"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw"
@@ -25,7 +26,7 @@ import (
 const toolbox = "toolbox"
 
 // serve composes the daemon and runs it.
-func serve(ctx context.Context, dirs state.Dirs, h *host.Host) error {
+func serve(ctx context.Context, dirs state.Dirs, h *host.Host, opts cli.Serving) error {
 	log := newLogger()
 	defer func() { _ = log.Sync() }() // of stderr, which a terminal refuses
 	images, err := image.Open(dirs)
@@ -54,20 +55,23 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host) error {
 	if err != nil {
 		return err
 	}
+	endpoint := newRegistry(images, opts, log)
 	return daemon.New(daemon.Config{
 		Dirs: dirs, Engine: engine, Images: service, Stack: graph, Log: log.Named("daemon"),
-		Group: host.Group, Version: daemonVersion(), Prepare: sweep(engine, log),
+		Group: host.Group, Version: daemonVersion(), Services: services(endpoint),
+		Prepare: func(ctx context.Context) error {
+			sweep(ctx, engine, log)
+			endpoint.Start(ctx)
+			return ctx.Err()
+		},
 	}).Run(ctx)
 }
 
 // sweep takes back what a crash has left. A thing that can't be removed is no
 // reason not to serve: it is logged, and the next sweep tries again.
-func sweep(engine *raw.Engine, log *zap.Logger) func(context.Context) error {
-	return func(ctx context.Context) error {
-		if err := engine.Sweep(ctx); err != nil {
-			log.Error("sweep", zap.Error(err))
-		}
-		return ctx.Err()
+func sweep(ctx context.Context, engine *raw.Engine, log *zap.Logger) {
+	if err := engine.Sweep(ctx); err != nil {
+		log.Error("sweep", zap.Error(err))
 	}
 }
 

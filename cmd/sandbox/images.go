@@ -6,11 +6,13 @@ import (
 	"path/filepath"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/cli"
 	"github.com/sandboxlabs/sandbox/pkg/daemon"
 	"github.com/sandboxlabs/sandbox/pkg/daemon/images"
 	"github.com/sandboxlabs/sandbox/pkg/embedded"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw"
 	"github.com/sandboxlabs/sandbox/pkg/image"
+	"github.com/sandboxlabs/sandbox/pkg/image/registry"
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/bundle"
@@ -43,6 +45,30 @@ func newImages(dirs state.Dirs, store *image.Store, log *zap.Logger) imageServic
 func (s imageService) use(engine *raw.Engine) {
 	s.Engine, s.Views, s.Collect = engine, engine, engine.GC
 	s.Builder.Engine = engine
+}
+
+// newRegistry serves the store to other engines. It does not listen yet.
+func newRegistry(store *image.Store, opts cli.Serving, log *zap.Logger) *registry.Server {
+	s := &registry.Server{Store: store, Addr: opts.Registry, Log: log.Named("registry")}
+	if s.Addr == "" {
+		s.Addr = registry.DefaultAddr
+	}
+	if opts.Upstream {
+		s.Upstream = func(ctx context.Context, ref string) (image.Image, error) {
+			return store.Pull(ctx, ref, image.PullOptions{})
+		}
+	}
+	return s
+}
+
+// services are what status shows below the daemon.
+func services(r *registry.Server) func() []api.StatusItem {
+	return func() []api.StatusItem {
+		if item, ok := r.Status(); ok {
+			return []api.StatusItem{item}
+		}
+		return nil
+	}
 }
 
 // lint lists what is wrong with recipes: each of dirs is one, or has them in

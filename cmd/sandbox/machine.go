@@ -11,6 +11,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/cli"
 	"github.com/sandboxlabs/sandbox/pkg/daemon"
 	"github.com/sandboxlabs/sandbox/pkg/host"
+	"github.com/sandboxlabs/sandbox/pkg/image/registry"
 	"github.com/sandboxlabs/sandbox/pkg/image/transfer"
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 	"github.com/sandboxlabs/sandbox/pkg/state"
@@ -97,4 +98,9 @@ func (m *machine) Uninstall(ctx context.Context) ([]string, error) {
 	return left, errors.Join(err, lookErr)
 }
 
-func (m *machine) Serve(ctx context.Context) error { return serve(ctx, m.dirs, m.host) }
+func (m *machine) Serve(ctx context.Context, opts cli.Serving) error {
+	if err := registry.CheckAddr(opts.Registry); err != nil {
+		return forUser(err)
+	}
+	return serve(ctx, m.dirs, m.host, opts)
+}

@@ -117,6 +117,8 @@ func setupReal(env *testscript.Env) error {
 	env.Setenv("SANDBOX_ROOT", root)
 	env.Setenv("SANDBOX_RUN", run)
 	env.Setenv("HOME", env.WorkDir)
+	// Another daemon of this machine may have the usual port.
+	env.Setenv("SANDBOX_REGISTRY", "127.0.0.1:0")
 	env.Defer(func() {
 		purge(env.T().(sequential).T, root, run)
 		_ = os.RemoveAll(dir)

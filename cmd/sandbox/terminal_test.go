@@ -126,6 +126,7 @@ func TestTerminal(t *testing.T) {
 	defer purge(t, root, run)
 	t.Setenv("SANDBOX_ROOT", root)
 	t.Setenv("SANDBOX_RUN", run)
+	t.Setenv("SANDBOX_REGISTRY", "off")
 	t.Setenv("TERM", "xterm")
 	up := onTerminal(t, "sandbox", "up")
 	if code := up.wait(); code != 0 {

@@ -41,7 +41,7 @@ type Host interface {
 	// Start makes the daemon run, by systemd or detached from this process.
 	Start(ctx context.Context) (Starting, error)
 	// Serve is the daemon itself; it ends with ctx, or SIGTERM.
-	Serve(ctx context.Context) error
+	Serve(ctx context.Context, opts Serving) error
 	// SaveImages writes an archive of another engine's images to w, and
 	// LoadImages gives such an archive to it, and returns what it has then. An
 	// engine is docker[:HOST] or containerd[:NAMESPACE].
@@ -56,6 +56,12 @@ type Host interface {
 	// Uninstall takes away, after a purge, what the daemon cannot: its unit
 	// and its folders. It returns what is then still there.
 	Uninstall(ctx context.Context) (left []string, err error)
+}
+
+// Serving is how the daemon is to run.
+type Serving struct {
+	Registry string // IP:PORT of the registry, or off; empty for the usual
+	Upstream bool   // the registry fetches what it lacks
 }
 
 // Starting is a daemon that was told to start.

@@ -92,6 +92,9 @@ func (p *program) watchStatus(ctx context.Context, asJSON bool) error {
 func statusTable(style ui.Style, status api.StackStatus) *ui.Table {
 	t := &ui.Table{Header: []string{"WHAT", "WHERE", "STATE", "NOTE"}}
 	t.Add("daemon", fmt.Sprintf("process %d", status.PID), state(style, "up"), "version "+ui.Plain(status.Daemon.Version))
+	for _, item := range status.Services {
+		t.Add("  "+ui.Plain(item.What), ui.Plain(item.Where), state(style, item.State), ui.Plain(item.Note))
+	}
 	for _, s := range status.Stages {
 		t.Add(ui.Plain(s.Name), "", state(style, s.Status), ui.Plain(s.Error))
 		for _, item := range s.Items {

@@ -374,12 +374,18 @@ func (p *program) daemonCommand() *cli.Command {
 		Name: "daemon", Category: groupOneself,
 		Usage: "run the daemon in the foreground (up starts it for you)",
 		Description: `
-Serves the API on the socket in the run folder until SIGTERM or Ctrl-C.
+Serves the API on the socket in the run folder until SIGTERM or Ctrl-C, and the
+local images as a read-only registry, from which other engines can pull.
 Containers go on without it.
 
 EXAMPLES
   sudo sandbox daemon
-  sudo sandbox --state-dir /tmp/lib --run-dir /tmp/run daemon`,
+  sudo sandbox daemon --registry off
+  sudo sandbox --state-dir /tmp/lib --run-dir /tmp/run daemon --registry 127.0.0.1:5056`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "registry", Usage: "serve the registry at `IP:PORT`, or off (127.0.0.1:5055)", EnvVars: []string{"SANDBOX_REGISTRY"}},
+			&cli.BoolFlag{Name: "registry-upstream", Usage: "let the registry fetch what is not in the local store", EnvVars: []string{"SANDBOX_REGISTRY_UPSTREAM"}, DisableDefaultText: true},
+		},
 		Action: func(c *cli.Context) error {
 			if err := checkArgs(c, 0, 0); err != nil {
 				return err
@@ -387,7 +393,7 @@ EXAMPLES
 			if !p.host.IsRoot() {
 				return &exitError{code: exitNotReady, err: errors.New("the daemon needs root"), hint: "sudo sandbox daemon"}
 			}
-			return p.host.Serve(c.Context)
+			return p.host.Serve(c.Context, Serving{Registry: c.String("registry"), Upstream: c.Bool("registry-upstream")})
 		},
 	}
 }
