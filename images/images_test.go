@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/image"
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
 )
@@ -66,26 +67,44 @@ func TestRecipes(t *testing.T) {
 }
 
 // TestReproducible builds every recipe a second time, from its first
-// instruction on, and gets the same images.
+// instruction on, and gets the same images. `-run TestReproducible/NAME` does it
+// with one, and with what it needs.
 func TestReproducible(t *testing.T) {
 	s := openSuite(t)
-	first := s.make(t, s.maker(), s.names()...)
-	if t.Failed() {
-		return
+	var first, second map[string]image.Image
+	twice := func(t *testing.T, names ...string) {
+		first = imagesOf(s.make(t, s.maker(), names...))
+		again := s.maker()
+		again.NoCache, again.Engine = true, nil // it is tested
+		second = imagesOf(s.make(t, again, names...))
 	}
-	maker := s.maker()
-	maker.NoCache, maker.Engine = true, nil // it is tested
-	for i, second := range s.make(t, maker, s.names()...) {
-		if a, b := first[i].Image, second.Image; a.Descriptor.Digest != b.Descriptor.Digest {
-			t.Errorf("%s: %s, and built again %s: %s", second.Recipe.Name, a.Descriptor.Digest, b.Descriptor.Digest, layersThatDiffer(first[i], second))
-		}
+	if !alone() {
+		twice(t, s.names()...)
+	}
+	for _, name := range s.names() {
+		t.Run(name, func(t *testing.T) {
+			if alone() {
+				twice(t, name)
+			}
+			if a, b := first[name], second[name]; a.Descriptor.Digest != b.Descriptor.Digest {
+				t.Errorf("%s, and built again %s: %s", a.Descriptor.Digest, b.Descriptor.Digest, whatDiffers(a, b))
+			}
+		})
 	}
 }
 
-func layersThatDiffer(a, b recipe.Result) string {
+func imagesOf(results []recipe.Result) map[string]image.Image {
+	images := map[string]image.Image{}
+	for _, r := range results {
+		images[r.Recipe.Name] = r.Image
+	}
+	return images
+}
+
+func whatDiffers(a, b image.Image) string {
 	var differ []string
-	for i, id := range a.Image.Config.RootFS.DiffIDs {
-		if other := b.Image.Config.RootFS.DiffIDs; i >= len(other) || other[i] != id {
+	for i, id := range a.Config.RootFS.DiffIDs {
+		if other := b.Config.RootFS.DiffIDs; i >= len(other) || other[i] != id {
 			differ = append(differ, fmt.Sprint("layer ", i, " (", id, ")"))
 		}
 	}
