@@ -15,7 +15,6 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
-	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 )
@@ -82,14 +81,14 @@ func (c *checker) instruction(node *parser.Node, err error) {
 // stages looks at every stage that the parser has taken.
 func (c *checker) stages() {
 	global := c.file.globals(nil, "")
+	x := newExpander(c.file.escape)
 	for i, st := range c.file.stages {
 		line := lineIn(st.Location)
-		lex := shell.NewLex(c.file.escape)
-		if _, _, err := lex.ProcessWord(st.BaseName, shell.EnvsFromSlice(global)); err != nil {
+		if _, err := x.word(st.BaseName, global); err != nil {
 			c.add(line, "", "FROM %s: %v", st.BaseName, err)
 		}
 		if st.Platform != "" {
-			p, _, err := lex.ProcessWord(st.Platform, shell.EnvsFromSlice(global))
+			p, err := x.word(st.Platform, global)
 			if err == nil && p != "" {
 				err = checkPlatform(p)
 			}
@@ -116,7 +115,7 @@ func (c *checker) command(stage int, cmd instructions.Command, line int) {
 		c.onbuild(cmd.Expression, line)
 	case *instructions.ExposeCommand:
 		for _, p := range cmd.Ports {
-			if _, err := parsePort(p); err != nil && !strings.Contains(p, "$") {
+			if _, _, _, err := parsePort(p); err != nil && !strings.Contains(p, "$") {
 				c.add(line, "as in 8080, 53/udp or 7000-7010", "EXPOSE %s: %v", p, err)
 			}
 		}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
-	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 )
 
@@ -58,12 +57,14 @@ func (d *dispatcher) configure(st *step, cmd instructions.Command) error {
 		config.Healthcheck = &health
 		st.history = stepHistory("HEALTHCHECK %+v", health)
 	case *instructions.ExposeCommand:
-		ports, err := expandPorts(cmd.Ports, d.p.file.escape, d.s.env)
+		ports, err := d.p.expand.ports(cmd.Ports, d.s.env)
 		if err != nil {
-			return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+			return err
 		}
 		for _, p := range ports {
-			config.ExposedPorts = withMember(config.ExposedPorts, p)
+			if err := d.expose(p); err != nil {
+				return err
+			}
 		}
 		st.history = stepHistory("EXPOSE %v", ports)
 	case *instructions.VolumeCommand:
@@ -106,7 +107,7 @@ func (d *dispatcher) arg(st *step, cmd *instructions.ArgCommand) error {
 				arg.Value = &v
 			}
 		default:
-			v, _, err := shell.NewLex(d.p.file.escape).ProcessWord(*arg.Value, shell.EnvsFromSlice(d.s.env))
+			v, err := d.p.expand.word(*arg.Value, d.s.env)
 			if err != nil {
 				return err
 			}

@@ -63,8 +63,14 @@ func (e *ExitError) Error() string {
 
 func (e *ExitError) Unwrap() error { return errdefs.ErrFailedPrecondition }
 
+// maxShown is how much of a line is shown, in bytes.
+const maxShown = 300
+
 func firstLine(s string) string {
 	line, rest, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	if len(line) > maxShown {
+		line, rest = strings.ToValidUTF8(line[:maxShown], ""), "…"
+	}
 	if strings.TrimSpace(rest) != "" {
 		line += " …"
 	}

@@ -1,11 +1,13 @@
 package build
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 )
@@ -36,6 +38,98 @@ func (e environ) with(key, value string) environ {
 	return e
 }
 
+// limits of what a Dockerfile can make of itself: variables that are put into
+// each other double with every line.
+const (
+	maxExpanded  = 16 << 20 // bytes of values, in one build
+	maxVariables = 2000     // of a stage
+	maxHistory   = 2 << 20  // bytes
+)
+
+// expander puts values of variables into words.
+type expander struct {
+	escape rune
+	left   int // bytes of values that may be put in yet
+}
+
+func newExpander(escape rune) *expander { return &expander{escape: escape, left: maxExpanded} }
+
+// values are variables as the shell package asks for them.
+type values struct {
+	shell.EnvGetter
+	left *int
+}
+
+func (v values) Get(key string) (string, bool) {
+	value, ok := v.EnvGetter.Get(key)
+	if *v.left -= len(value); *v.left < 0 {
+		return "", ok
+	}
+	return value, ok
+}
+
+func (x *expander) values(env environ) values {
+	return values{shell.EnvsFromSlice(env), &x.left}
+}
+
+// check turns what was cut short into an error.
+func (x *expander) check(err error) error {
+	if err == nil && x.left < 0 {
+		err = fmt.Errorf("the values of variables are more than %d bytes in all: %w", maxExpanded, errdefs.ErrInvalidArgument)
+	}
+	if err != nil && len(err.Error()) > 2*maxShown { // it shows the word
+		err = errors.New(firstLine(err.Error()))
+	}
+	return err
+}
+
+func (x *expander) word(word string, env environ) (string, error) {
+	v, _, err := shell.NewLex(x.escape).ProcessWord(word, x.values(env))
+	return v, x.check(err)
+}
+
+func (x *expander) words(word string, env environ) ([]string, error) {
+	w, err := shell.NewLex(x.escape).ProcessWords(word, x.values(env))
+	return w, x.check(err)
+}
+
+// heredoc expands what is no shell's word: quotes are text.
+func (x *expander) heredoc(text string, env environ) (string, error) {
+	lex := shell.NewLex('\\')
+	lex.SkipProcessQuotes = true
+	v, _, err := lex.ProcessWord(text, x.values(env))
+	return v, x.check(err)
+}
+
+// instruction expands an instruction as far as it takes variables.
+func (x *expander) instruction(cmd instructions.Command, env environ) error {
+	if _, ok := cmd.(*instructions.ArgCommand); ok {
+		return nil // only values that are used, one after the other
+	}
+	if ex, ok := cmd.(instructions.SupportsSingleWordExpansion); ok {
+		err := ex.Expand(func(word string) (string, error) { return x.word(word, env) })
+		if err != nil {
+			return err
+		}
+	}
+	if ex, ok := cmd.(instructions.SupportsSingleWordExpansionRaw); ok {
+		return ex.ExpandRaw(func(text string) (string, error) { return x.heredoc(text, env) })
+	}
+	return nil
+}
+
+// ports is for EXPOSE, of which one word can become several.
+func (x *expander) ports(ports []string, env environ) (words []string, _ error) {
+	for _, p := range ports {
+		w, err := x.words(p, env)
+		if err != nil {
+			return nil, err
+		}
+		words = append(words, w...)
+	}
+	return words, nil
+}
+
 // platformArgs are the ARGs that every Dockerfile can declare without a value.
 func platformArgs(target string) environ {
 	if target == "" {
@@ -54,12 +148,11 @@ func platformArgs(target string) environ {
 // globals are the values that FROM sees: those of the platform, and of the ARGs
 // before the first FROM. Errors of expansion are found by expandGlobals.
 func (f *file) globals(args map[string]string, target string) environ {
-	e, _ := f.expandGlobals(args, target)
+	e, _ := f.expandGlobals(newExpander(f.escape), args, target)
 	return e
 }
 
-func (f *file) expandGlobals(args map[string]string, target string) (environ, error) {
-	lex := shell.NewLex(f.escape)
+func (f *file) expandGlobals(x *expander, args map[string]string, target string) (environ, error) {
 	e := platformArgs(target)
 	for _, entry := range e {
 		key, _, _ := strings.Cut(entry, "=")
@@ -72,7 +165,7 @@ func (f *file) expandGlobals(args map[string]string, target string) (environ, er
 			if v, ok := args[arg.Key]; ok {
 				e = e.with(arg.Key, v)
 			} else if arg.Value != nil {
-				v, _, err := lex.ProcessWord(*arg.Value, shell.EnvsFromSlice(e))
+				v, err := x.word(*arg.Value, e)
 				if err != nil {
 					return e, &Error{Line: lineIn(cmd.Location()), Instruction: cmd.String(), Err: err}
 				}
@@ -81,51 +174,4 @@ func (f *file) expandGlobals(args map[string]string, target string) (environ, er
 		}
 	}
 	return e, nil
-}
-
-// expand puts the values of variables into an instruction, as far as it takes
-// them.
-func expand(cmd instructions.Command, escape rune, env environ) error {
-	if _, ok := cmd.(*instructions.ArgCommand); ok {
-		return nil // only values that are used, one after the other
-	}
-	values := shell.EnvsFromSlice(env)
-	if ex, ok := cmd.(instructions.SupportsSingleWordExpansion); ok {
-		lex := shell.NewLex(escape)
-		err := ex.Expand(func(word string) (string, error) {
-			v, _, err := lex.ProcessWord(word, values)
-			return v, err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	if ex, ok := cmd.(instructions.SupportsSingleWordExpansionRaw); ok { // heredocs
-		lex := shell.NewLex('\\')
-		lex.SkipProcessQuotes = true
-		return ex.ExpandRaw(func(word string) (string, error) {
-			v, _, err := lex.ProcessWord(word, values)
-			return v, err
-		})
-	}
-	return nil
-}
-
-// expandPorts is for EXPOSE, of which one word can become several.
-func expandPorts(ports []string, escape rune, env environ) (out []string, _ error) {
-	lex := shell.NewLex(escape)
-	for _, p := range ports {
-		words, err := lex.ProcessWords(p, shell.EnvsFromSlice(env))
-		if err != nil {
-			return nil, err
-		}
-		for _, w := range words {
-			parsed, err := parsePort(w)
-			if err != nil {
-				return nil, fmt.Errorf("port %s: %w", w, err)
-			}
-			out = append(out, parsed...)
-		}
-	}
-	return out, nil
 }

@@ -112,6 +112,42 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// TestBombs: what grows without end in a Dockerfile is refused before it is
+// built, and soon.
+func TestBombs(t *testing.T) {
+	b := newBuilder(t)
+	double := "ENV A=aaaaaaaaaaaaaaaa\n" + strings.Repeat("ENV A=$A$A\n", 40)
+	for name, dockerfile := range map[string]string{
+		"doubling":         double,
+		"doubling in one":  "ENV A=" + strings.Repeat("a", 100000) + "\nENV B=" + strings.Repeat("$A", 20000) + "\n",
+		"doubling ARG":     strings.ReplaceAll(double, "ENV", "ARG"),
+		"doubling heredoc": "ENV A=" + strings.Repeat("a", 100000) + "\nCOPY <<X /f\n" + strings.Repeat("$A", 20000) + "\nX\n",
+		"doubling port":    "ENV A=" + strings.Repeat("1", 10) + "\n" + strings.Repeat("ENV A=$A$A\n", 30) + "EXPOSE $A\n",
+		"many variables": "ENV" + func() (s string) {
+			for i := range 5000 {
+				s += fmt.Sprintf(" A%d=1", i)
+			}
+			return s
+		}() + "\n",
+		"many instructions": strings.Repeat("ENV A=b\n", 3000),
+		"many ports":        "EXPOSE " + strings.Repeat("0-65535 ", 5000) + "\n",
+		"long history":      "ARG A=" + strings.Repeat("a", 100000) + "\n" + strings.Repeat("RUN x\n", 100),
+		"a long file":       "# " + strings.Repeat("a", 2<<20),
+	} {
+		begun := time.Now()
+		_, r, err := b.build("FROM toolbox\n"+dockerfile, nil)
+		if !errdefs.IsInvalidArgument(err) || len(r.ran()) > 0 {
+			t.Errorf("%s: %.200v; ran %d", name, err, len(r.ran()))
+		}
+		if took := time.Since(begun); took > 10*time.Second {
+			t.Errorf("%s: %v", name, took)
+		}
+		if err != nil && len(err.Error()) > 1000 {
+			t.Errorf("%s: the error has %d bytes", name, len(err.Error()))
+		}
+	}
+}
+
 // TestChanging: files that change while they are copied are no layer.
 func TestChanging(t *testing.T) {
 	b := newBuilder(t)

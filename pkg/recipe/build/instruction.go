@@ -62,7 +62,7 @@ func (p *planner) instructions(s *stage, st *instructions.Stage, number int) err
 // dispatch plans one instruction.
 func (d *dispatcher) dispatch(cmd instructions.Command, text string, line int) error {
 	st := &step{stage: d.s, number: len(d.s.steps) + 1, line: line, instruction: text}
-	err := expand(cmd, d.p.file.escape, d.s.env)
+	err := d.p.expand.instruction(cmd, d.s.env)
 	if err == nil {
 		switch cmd := cmd.(type) {
 		case *instructions.RunCommand:
@@ -82,6 +82,9 @@ func (d *dispatcher) dispatch(cmd instructions.Command, text string, line int) e
 		default:
 			err = d.configure(st, cmd)
 		}
+	}
+	if d.p.history += len(st.history.CreatedBy); err == nil && (len(d.s.env) > maxVariables || d.p.history > maxHistory) {
+		err = fmt.Errorf("the stage has more than %d variables, or their values fill a history of %d bytes: %w", maxVariables, maxHistory, errdefs.ErrInvalidArgument)
 	}
 	if err != nil {
 		return at(d.s.name, line, text, err)

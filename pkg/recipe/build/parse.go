@@ -13,8 +13,12 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 )
 
-// maxDockerfile bounds a Dockerfile, in bytes.
-const maxDockerfile = 1 << 20
+// Bounds of a Dockerfile. No image can have as many layers as it may have
+// instructions.
+const (
+	maxDockerfile   = 1 << 20 // bytes
+	maxInstructions = 2000
+)
 
 // file is a Dockerfile as parsed.
 type file struct {
@@ -64,6 +68,10 @@ func (c *checker) parse(dockerfile []byte) {
 		if w.Location != nil {
 			c.warn(w.Location.Start.Line, w.Short)
 		}
+	}
+	if n := result.AST.Children; len(n) > maxInstructions {
+		c.add(n[maxInstructions].StartLine, "", "the Dockerfile has more than %d instructions", maxInstructions)
+		return
 	}
 	for _, node := range result.AST.Children {
 		v, err := instructions.ParseInstructionWithLinter(node, lint)

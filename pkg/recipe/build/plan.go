@@ -11,7 +11,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
-	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -88,7 +87,10 @@ type planner struct {
 	b       *Builder
 	o       *Options
 	file    *file
+	expand  *expander
 	global  environ
+	history int // bytes, so far
+	ports   int // named so far
 	folders map[string]*folder
 	images  map[string]*image.Image
 	stages  map[int]*stage
@@ -102,12 +104,12 @@ func (b *Builder) plan(ctx context.Context, o *Options) (*stage, error) {
 		return nil, err
 	}
 	p := &planner{
-		ctx: ctx, b: b, o: o, file: f,
+		ctx: ctx, b: b, o: o, file: f, expand: newExpander(f.escape),
 		folders: map[string]*folder{}, images: map[string]*image.Image{},
 		stages: map[int]*stage{}, under: map[int]bool{},
 	}
 	var err error
-	if p.global, err = f.expandGlobals(o.Args, o.Target); err != nil {
+	if p.global, err = f.expandGlobals(p.expand, o.Args, o.Target); err != nil {
 		return nil, err
 	}
 	target := len(f.stages) - 1
@@ -161,10 +163,7 @@ func (p *planner) stage(i int) (*stage, error) {
 	p.under[i] = true
 	defer delete(p.under, i)
 
-	word := func(s string) (string, error) {
-		v, _, err := shell.NewLex(p.file.escape).ProcessWord(s, shell.EnvsFromSlice(p.global))
-		return v, err
-	}
+	word := func(s string) (string, error) { return p.expand.word(s, p.global) }
 	baseName, err := word(st.BaseName)
 	if err != nil {
 		return fail(err)

@@ -7,43 +7,53 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
 // parsePort reads PORT[-PORT][/PROTOCOL] of EXPOSE. Like Docker it also takes,
 // and forgets, what -p has before that.
-func parsePort(s string) ([]string, error) {
+func parsePort(s string) (from, to int, protocol string, err error) {
 	ports, protocol, ok := strings.Cut(s, "/")
 	protocol = strings.ToLower(protocol)
 	if !ok || protocol == "" {
 		protocol = "tcp"
 	}
 	if !slices.Contains([]string{"tcp", "udp", "sctp"}, protocol) {
-		return nil, fmt.Errorf("protocol %q is none of tcp, udp and sctp", protocol)
+		return 0, 0, "", fmt.Errorf("protocol %q is none of tcp, udp and sctp", protocol)
 	}
 	if i := strings.LastIndexByte(ports, ':'); i >= 0 {
 		ports = ports[i+1:]
 	}
 	first, last, isRange := strings.Cut(ports, "-")
-	if !isRange {
-		last = first
+	if from, err = parsePortNumber(first); err != nil || !isRange {
+		return from, from, protocol, err
 	}
-	from, err := parsePortNumber(first)
+	if to, err = parsePortNumber(last); err == nil && to < from {
+		err = errors.New("the range ends before it begins")
+	}
+	return from, to, protocol, err
+}
+
+// maxPorts is how many ports one build may name: as many as there are.
+const maxPorts = 3 << 16
+
+// expose adds ports to those of the image.
+func (d *dispatcher) expose(s string) error {
+	from, to, protocol, err := parsePort(s)
+	if err == nil {
+		if d.p.ports += to - from + 1; d.p.ports > maxPorts {
+			err = errors.New("these are more ports than there are")
+		}
+	}
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("port %s: %w: %w", s, err, errdefs.ErrInvalidArgument)
 	}
-	to, err := parsePortNumber(last)
-	if err != nil {
-		return nil, err
-	}
-	if to < from {
-		return nil, errors.New("the range ends before it begins")
-	}
-	var out []string
+	config := &d.s.config.Config
 	for p := from; p <= to; p++ {
-		out = append(out, strconv.Itoa(p)+"/"+protocol)
+		config.ExposedPorts = withMember(config.ExposedPorts, strconv.Itoa(p)+"/"+protocol)
 	}
-	return out, nil
+	return nil
 }
 
 func parsePortNumber(s string) (int, error) {
