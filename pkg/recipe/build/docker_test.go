@@ -150,13 +150,14 @@ func startDocker(t testing.TB) *docker {
 	}
 	d := &docker{argv: []string{client, "--config", dir, "-H", "unix://" + dir + "/docker.sock"}}
 	cmd := exec.Command("dockerd", "--config-file", settings, "--data-root", dir+"/data", "--exec-root", dir+"/exec",
-		"--pidfile", dir+"/pid", "-H", "unix://"+dir+"/docker.sock",
+		"--pidfile", dir+"/pid", "-H", "unix://"+dir+"/docker.sock", "--cgroup-parent", "/"+filepath.Base(dir),
 		"--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-masq=false")
 	var log strings.Builder
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &log, &log, time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { removeCgroups(filepath.Base(dir)) })
 	ended := make(chan struct{})
 	go func() {
 		_ = cmd.Wait() // the log says more
@@ -186,6 +187,25 @@ func startDocker(t testing.TB) *docker {
 		}
 	}
 	return d
+}
+
+// removeCgroups removes what dockerd leaves: its parent in every hierarchy.
+func removeCgroups(name string) {
+	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+		roots, _ := filepath.Glob(pattern + name)
+		for _, root := range roots {
+			var dirs []string
+			_ = filepath.WalkDir(root, func(p string, e fs.DirEntry, err error) error {
+				if err == nil && e.IsDir() {
+					dirs = append(dirs, p)
+				}
+				return nil
+			})
+			for _, dir := range slices.Backward(dirs) { // the deepest first
+				_ = os.Remove(dir)
+			}
+		}
+	}
 }
 
 func (d *docker) command(t testing.TB, args ...string) *exec.Cmd {
