@@ -16,6 +16,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/sandboxlabs/sandbox/pkg/embedded"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 var update = flag.Bool("update", false, "write the golden --help files instead of comparing")
@@ -23,6 +25,12 @@ var update = flag.Bool("update", false, "write the golden --help files instead o
 func TestMain(m *testing.M) {
 	if os.Geteuid() == 0 && filepath.Base(os.Args[0]) != "sandbox" && os.Getenv(ownNetwork) == "" {
 		os.Exit(runInOwnNetwork())
+	}
+	if os.Getenv(ownNetwork) != "" && filepath.Base(os.Args[0]) != "sandbox" {
+		if err := errors.Join(loopbackUp(), mountSysfs()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	// The scripts, and the daemon that `up` starts, run this test binary under
 	// the program's name.
@@ -41,7 +49,7 @@ func runInOwnNetwork() int {
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), ownNetwork+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Run(); err != nil {
 		if ended, ok := errors.AsType[*exec.ExitError](err); ok {
 			return ended.ExitCode()
@@ -50,6 +58,33 @@ func runInOwnNetwork() int {
 		return 1
 	}
 	return 0
+}
+
+// loopbackUp sets the namespace's loopback interface up: it begins without, and
+// a daemon's registry is there.
+func loopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
+}
+
+// mountSysfs shows the links of the new namespace in /sys/class/net: a sysfs is
+// that of the namespace in which it was mounted. What is mounted below it stays.
+func mountSysfs() error {
+	const sys, cgroups = "/sys", "/sys/fs/cgroup"
+	aside, err := os.MkdirTemp("", "sbt")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(aside)
+	return errors.Join(
+		unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""),
+		unix.Mount(cgroups, aside, "", unix.MS_BIND|unix.MS_REC, ""),
+		unix.Mount("sysfs", sys, "sysfs", 0, ""),
+		unix.Mount(aside, cgroups, "", unix.MS_MOVE, ""),
+	)
 }
 
 const (
@@ -116,6 +151,7 @@ func setupReal(env *testscript.Env) error {
 	root, run := filepath.Join(dir, "lib"), filepath.Join(dir, "run")
 	env.Setenv("SANDBOX_ROOT", root)
 	env.Setenv("SANDBOX_RUN", run)
+	env.Setenv("OTHER", filepath.Join(dir, "other")) // for a second daemon
 	env.Setenv("HOME", env.WorkDir)
 	// Another daemon of this machine may have the usual port.
 	env.Setenv("SANDBOX_REGISTRY", "127.0.0.1:0")

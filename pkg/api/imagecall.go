@@ -92,11 +92,12 @@ type BuildResult struct {
 
 // What a BuildEvent's Status says.
 const (
-	BuildRunning = "running"
-	BuildTesting = "testing" // a smoke test begins
-	BuildCached  = "cached"
-	BuildDone    = "done"
-	BuildFailed  = "failed"
+	BuildRunning   = "running"
+	BuildTesting   = "testing" // a smoke test begins
+	BuildCached    = "cached"
+	BuildDone      = "done"
+	BuildFailed    = "failed"
+	BuildCancelled = "cancelled" // by its client, or by the failure of another
 )
 
 // ImagePrune is the body of POST /v1/prune.

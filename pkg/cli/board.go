@@ -113,6 +113,8 @@ func (b *board) build(ev api.BuildEvent) {
 		b.told[ev.Recipe] = true
 		step.State, step.Took, step.Error, step.Note = ui.StepFailed, ev.Took, firstLine(ev.Error), ""
 		b.showOutput(step)
+	case api.BuildCancelled:
+		step.State, step.Took, step.Note = ui.StepAborted, ev.Took, ""
 	case api.BuildRunning, api.BuildTesting:
 		step.State = ui.StepActive
 		if b.show.plain || !b.term.Live() {

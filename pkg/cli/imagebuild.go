@@ -77,7 +77,7 @@ func (p *program) buildImages(ctx context.Context, c *cli.Context) error {
 		}
 		return p.suggestRecipe(ctx, opts, board.shorten(err))
 	}
-	return p.built(report, board)
+	return p.built(report, board, opts.All)
 }
 
 // isFolder tells a folder from a recipe's name by how it is written.
@@ -260,7 +260,7 @@ func (p *program) suggestRecipe(ctx context.Context, opts api.ImageBuild, err er
 }
 
 // built prints what a build has made, and returns its errors.
-func (p *program) built(report api.BuildReport, b *board) error {
+func (p *program) built(report api.BuildReport, b *board, all bool) error {
 	var failed error
 	for _, res := range report.Images {
 		if res.Error != nil {
@@ -270,7 +270,7 @@ func (p *program) built(report api.BuildReport, b *board) error {
 	if b.show.json {
 		return failed
 	}
-	if len(report.Images) == 1 {
+	if len(report.Images) == 1 && !all {
 		if res := report.Images[0]; res.Image != nil {
 			fmt.Fprintln(p.Term.Stdout(), ui.Plain(res.Image.Name))
 			if !b.show.quiet {

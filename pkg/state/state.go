@@ -33,6 +33,7 @@ func (d Dirs) RuntimeBinary() string { return filepath.Join(d.Root, "bin", "sand
 func (d Dirs) Images() string           { return filepath.Join(d.Root, "images") }
 func (d Dirs) Layers() string           { return filepath.Join(d.Root, "layers") }
 func (d Dirs) Build() string            { return filepath.Join(d.Root, "build") }
+func (d Dirs) RunBuild() string         { return filepath.Join(d.Run, "build") } // secrets of builds
 func (d Dirs) Recipes() string          { return filepath.Join(d.Root, "recipes") }
 func (d Dirs) Leases() string           { return filepath.Join(d.Root, "network", "leases.json") }
 func (d Dirs) Stage(name string) string { return filepath.Join(d.Root, "stages", name+".json") }

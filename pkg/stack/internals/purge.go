@@ -65,6 +65,7 @@ func (s *Stage) purge(ctx context.Context, p stack.Progress) error {
 func owned(dirs state.Dirs) []string {
 	return []string{
 		dirs.RunContainers(),
+		dirs.RunBuild(),
 		dirs.RuntimeRoot(),
 		dirs.Containers(),
 		dirs.Build(),
