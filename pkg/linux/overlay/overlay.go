@@ -78,13 +78,15 @@ func event(target string, lower []string, upper, work string, opts Options) expl
 }
 
 // flags are given whatever the kernel's defaults: with metacopy an upper file
-// may lack its content, and with index an upper that is still mounted
-// elsewhere cannot be mounted, which is what a container just killed leaves.
+// may lack its content, with redirect_dir an upper folder what was in it when
+// it was renamed (rename(2) is EXDEV instead, and mv copies), and with index an
+// upper that is still mounted elsewhere cannot be mounted, which is what a
+// container just killed leaves.
 func flags(upper string, opts Options) []string {
 	if upper == "" {
 		return nil
 	}
-	f := []string{"index=off", "metacopy=off"}
+	f := []string{"index=off", "metacopy=off", "redirect_dir=off"}
 	if opts.Volatile {
 		f = append(f, "volatile")
 	}

@@ -301,7 +301,7 @@ func TestEvent(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.unmountLater(t)
-	want := fmt.Sprintf("overlay lowerdir=%[1]s/top:%[1]s/base,upperdir=%[1]s/upper,workdir=%[1]s/work,index=off,metacopy=off", dir)
+	want := fmt.Sprintf("overlay lowerdir=%[1]s/top:%[1]s/base,upperdir=%[1]s/upper,workdir=%[1]s/work,index=off,metacopy=off,redirect_dir=off", dir)
 	if len(events) != 1 || events[0].Op != "mount" || events[0].Target != s.target || events[0].Value != want || events[0].Source != "root.path" {
 		t.Errorf("events: %+v", events)
 	}
@@ -455,5 +455,26 @@ func BenchmarkMount(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestRename: an upper folder is whole by itself, also on kernels that redirect
+// renamed folders to where they were.
+func TestRename(t *testing.T) {
+	const parameter = "/sys/module/overlay/parameters/redirect_dir"
+	if before, err := os.ReadFile(parameter); err == nil && os.WriteFile(parameter, []byte("Y"), 0) == nil {
+		t.Cleanup(func() { _ = os.WriteFile(parameter, before, 0) })
+	}
+	dir := area(t)
+	s := newStack(t, dir, overlay.Mapping{}, tree(t, filepath.Join(dir, "base"), "old/file"))
+	s.mount(t)
+	defer func() {
+		if err := overlay.Unmount(s.target, nil); err != nil {
+			t.Error(err)
+		}
+	}()
+	err := os.Rename(filepath.Join(s.target, "old"), filepath.Join(s.target, "new"))
+	if !errors.Is(err, unix.EXDEV) {
+		t.Errorf("rename: %v", err)
 	}
 }
