@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/tar"
 	"context"
 	"fmt"
 	"io"
@@ -23,7 +24,7 @@ type layer struct {
 }
 
 // writeLayer stores what a tree changes in the one below it: everything, if
-// there is none. No file in it is newer than created.
+// there is none. Everything in it is from the time created.
 //
 // Layers are compressed although the node image is, too: they are copied into
 // every node's volume, and zstd unpacks faster than the disk writes.
@@ -50,7 +51,7 @@ func writeLayer(ctx context.Context, cs content.Ingester, dir string, trees []st
 		return layer{}, fmt.Errorf("compress layer %s: %w", name, err)
 	}
 	plain := digest.Canonical.Digester()
-	if err := archive.WriteDiff(ctx, io.MultiWriter(packer, plain.Hash()), below, top, archive.WithSourceDateEpoch(&created)); err != nil {
+	if err := writeDiff(ctx, io.MultiWriter(packer, plain.Hash()), below, top, created); err != nil {
 		return layer{}, fmt.Errorf("write layer %s: %w", name, err)
 	}
 	if err := packer.Close(); err != nil {
@@ -68,4 +69,35 @@ func writeLayer(ctx context.Context, cs content.Ingester, dir string, trees []st
 		return layer{}, fmt.Errorf("commit layer %s: %w", name, err)
 	}
 	return l, nil
+}
+
+// writeDiff writes an archive of what the folder top changes in below. Times
+// become all the same: those of the folders that a build makes on its way are
+// whatever its builder thinks right.
+func writeDiff(ctx context.Context, w io.Writer, below, top string, created time.Time) error {
+	r, diff := io.Pipe()
+	defer r.Close() // ends the goroutine, if this ends early
+	go func() { diff.CloseWithError(archive.WriteDiff(ctx, diff, below, top)) }()
+	from, to := tar.NewReader(r), tar.NewWriter(w)
+	for {
+		header, err := from.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		header.ModTime = created
+		if err := to.WriteHeader(header); err != nil {
+			return fmt.Errorf("%s: %w", header.Name, err)
+		}
+		if _, err := io.Copy(to, from); err != nil {
+			return fmt.Errorf("%s: %w", header.Name, err)
+		}
+	}
+	// What follows the archive's end has to be read, too, and an error with it.
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		return err
+	}
+	return to.Close()
 }

@@ -271,8 +271,10 @@ func TestLayersUnpackToTheTree(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(both, "etc/other")); err != nil || string(b) != "differs in more" {
 		t.Errorf("etc/other is %q, %v", b, err)
 	}
-	if fi, err := os.Stat(filepath.Join(both, "etc/new")); err != nil || fi.ModTime().Unix() != epoch {
-		t.Errorf("etc/new: %v, %v; want a time of %d", fi.ModTime(), err, epoch)
+	for _, name := range []string{"etc", "etc/new", "etc/other", "etc/same"} {
+		if fi, err := os.Stat(filepath.Join(both, name)); err != nil || fi.ModTime().Unix() != epoch {
+			t.Errorf("%s: %v, %v; want a time of %d", name, fi.ModTime(), err, epoch)
+		}
 	}
 }
 
