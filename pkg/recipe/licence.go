@@ -2,13 +2,14 @@ package recipe
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
+
+	"github.com/sandboxlabs/sandbox/pkg/pattern"
 )
 
 // spdxID is a licence's identifier, one with +, or a reference to a text of
 // one's own (SPDX specification, annex "SPDX license expressions").
-var spdxID = regexp.MustCompile(`^((DocumentRef-[A-Za-z0-9.-]+:)?LicenseRef-[A-Za-z0-9.-]+|[A-Za-z0-9.-]+\+?)$`)
+var spdxID = pattern.New(`^((DocumentRef-[A-Za-z0-9.-]+:)?LicenseRef-[A-Za-z0-9.-]+|[A-Za-z0-9.-]+\+?)$`)
 
 // checkLicence reports what is wrong with an SPDX expression's syntax. Whether
 // the identifiers are on SPDX's list it does not know.

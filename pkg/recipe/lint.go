@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
+	"github.com/sandboxlabs/sandbox/pkg/pattern"
 )
 
 // Problem is one thing to put right in a recipe.
@@ -39,11 +40,11 @@ func (p Problem) String() string {
 type CheckDockerfile func(dockerfile []byte) ([]Problem, error)
 
 var (
-	namePattern    = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
-	versionPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`) // as a tag
-	packagePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?([=/][A-Za-z0-9.+:~-]+)?$`)
-	suitePattern   = regexp.MustCompile(`^[a-z][a-z0-9.-]*$`)
-	cachePattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	namePattern    = pattern.New(`^[a-z0-9]+([._-][a-z0-9]+)*$`)
+	versionPattern = pattern.New(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`) // as a tag
+	packagePattern = pattern.New(`^[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?([=/][A-Za-z0-9.+:~-]+)?$`)
+	suitePattern   = pattern.New(`^[a-z][a-z0-9.-]*$`)
+	cachePattern   = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 )
 
 // builtin are images that every store has.

@@ -8,12 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/sandboxlabs/sandbox/pkg/pattern"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -80,8 +80,8 @@ func parse(b []byte) (*Recipe, document, []Problem) {
 }
 
 var (
-	yamlLine     = regexp.MustCompile(`^(?:yaml: )?line (\d+): (.*)$`)
-	unknownField = regexp.MustCompile(`^field (\S+) not found in type recipe\.(\w+)$`)
+	yamlLine     = pattern.New(`^(?:yaml: )?line (\d+): (.*)$`)
+	unknownField = pattern.New(`^field (\S+) not found in type recipe\.(\w+)$`)
 )
 
 // yamlProblems turns the YAML package's errors into ours.

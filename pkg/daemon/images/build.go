@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/linux/explain"
+	"github.com/sandboxlabs/sandbox/pkg/pattern"
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/sbom"
@@ -136,7 +136,7 @@ func readDockerfile(file string) ([]byte, error) {
 	return b, err
 }
 
-var notInName = regexp.MustCompile(`[^a-z0-9._-]+`)
+var notInName = pattern.New(`[^a-z0-9._-]+`)
 
 // folderName is the name of an image that got none.
 func folderName(dir string) (string, error) {

@@ -5,10 +5,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/big"
-	"regexp"
 	"strconv"
 
 	"github.com/containerd/errdefs"
+	"github.com/sandboxlabs/sandbox/pkg/pattern"
 )
 
 // newID returns a container ID: 64 hex digits, as docker's.
@@ -19,7 +19,7 @@ func newID() string {
 }
 
 // namePattern is docker's.
-var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+var namePattern = pattern.New(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 
 func checkName(name string) error {
 	if name != "" && !namePattern.MatchString(name) {

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -17,10 +16,11 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"golang.org/x/sys/unix"
 
+	"github.com/sandboxlabs/sandbox/pkg/pattern"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build/filecopy"
 )
 
-var cacheName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+var cacheName = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 
 // cacheFolder is the name of a cache's folder. IDs that are paths, as those of
 // mounts without an ID are, get a name without slashes.

@@ -4,9 +4,10 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/sandboxlabs/sandbox/pkg/pattern"
 )
 
 // maxCopyright bounds such a file, in bytes: that of Boost has more than a mebibyte.
@@ -43,7 +44,7 @@ func (s *scan) debianLicence(pkg string) func(*texts) string {
 }
 
 // commonLicence is a reference to a text that Debian has for all packages.
-var commonLicence = regexp.MustCompile(`/usr/share/common-licenses/([A-Za-z]+(?:-[0-9][0-9.]*[0-9]|-[0-9])?)`)
+var commonLicence = pattern.New(`/usr/share/common-licenses/([A-Za-z]+(?:-[0-9][0-9.]*[0-9]|-[0-9])?)`)
 
 // parseCopyright reads the machine-readable format (copyright-format 1.0), and of
 // others the references to common licences.

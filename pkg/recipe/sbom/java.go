@@ -8,10 +8,10 @@ import (
 	"io"
 	"os"
 	"path"
-	"regexp"
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/sandboxlabs/sandbox/pkg/pattern"
 )
 
 // maxDirectory bounds what is read of an archive to learn what is in it, in bytes.
@@ -165,7 +165,7 @@ func mavenPackage(props map[string]string, found string) (Package, bool) {
 }
 
 // versioned is a file name as builds make them: NAME-1.2.3.jar.
-var versioned = regexp.MustCompile(`^(.+?)-(\d[\w.+-]*)\.[jwe]ar$`)
+var versioned = pattern.New(`^(.+?)-(\d[\w.+-]*)\.[jwe]ar$`)
 
 // manifest reads the main section of a JAR manifest (the JAR file specification).
 func (s *scan) manifest(name string, data []byte) {

@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/pattern"
 )
 
 const (
@@ -22,7 +22,7 @@ const (
 // texts are licences that are not on SPDX's list, by their LicenseRef.
 type texts map[string]string
 
-var notInRef = regexp.MustCompile(`[^A-Za-z0-9.]+`)
+var notInRef = pattern.New(`[^A-Za-z0-9.]+`)
 
 // one returns the identifier of a licence: SPDX's, or a reference to the text,
 // which is the name itself if there is no other.

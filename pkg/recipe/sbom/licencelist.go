@@ -1,8 +1,9 @@
 package sbom
 
 import (
-	"regexp"
 	"strings"
+
+	"github.com/sandboxlabs/sandbox/pkg/pattern"
 )
 
 // listed are the identifiers of SPDX's list (spdx.org/licenses) that packages of
@@ -91,7 +92,7 @@ func byLower(words string) map[string]string {
 
 // gnu are the ways in which the licences of the GNU project are written: GPL-2+,
 // LGPLv2.1, AGPL-3.0-only, GFDL-NIV-1.3+.
-var gnu = regexp.MustCompile(`^(?:gnu )?(a?gpl|lgpl|gfdl)(-niv|-no-invariants)?[- ]?v?\.?(\d)(?:\.(\d))?(?:\.0)?(\+|-or-later| or later|-only| only)?$`)
+var gnu = pattern.New(`^(?:gnu )?(a?gpl|lgpl|gfdl)(-niv|-no-invariants)?[- ]?v?\.?(\d)(?:\.(\d))?(?:\.0)?(\+|-or-later| or later|-only| only)?$`)
 
 // listedID returns the identifier of a licence that is on the list, whatever it is
 // called.
