@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/errdefs"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sandboxlabs/sandbox/pkg/image"
+	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
 // serve runs a daemon until the test ends and waits until probe succeeds.
@@ -143,6 +144,8 @@ func roundTrip(t *testing.T, engine, name, loadedAs string, remove func()) {
 	if _, err := e.Load(t.Context(), strings.NewReader("this is no archive")); err == nil {
 		t.Error("what is no archive was loaded")
 	}
+	throughStore(t, e, name, archive.Bytes())
+
 	full := errors.New("disk full")
 	if err := e.Save(t.Context(), []string{name}, failing{full}); err == nil {
 		t.Error("a save that cannot be written succeeds")
@@ -158,6 +161,40 @@ func roundTrip(t *testing.T, engine, name, loadedAs string, remove func()) {
 	defer cancel()
 	if _, err := e.Load(ctx, slow); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a load that is interrupted: %v", err)
+	}
+}
+
+// throughStore brings the engine's archive into a store, and the store's back
+// into the engine, under another name.
+func throughStore(t *testing.T, e Engine, name string, archive []byte) {
+	t.Helper()
+	store, err := image.Open(state.Dirs{Root: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	images, err := store.Import(t.Context(), bytes.NewReader(archive), image.ImportOptions{})
+	if err != nil || len(images) != 1 || images[0].Name != name {
+		t.Fatalf("imported %+v, %v", images, err)
+	}
+	if err := store.Tag(t.Context(), name, "example.org/team/again:v2"); err != nil {
+		t.Fatal(err)
+	}
+	r, w := io.Pipe()
+	go func() {
+		w.CloseWithError(store.Export(t.Context(), w, []string{"example.org/team/again:v2"}, image.ExportOptions{Format: image.FormatDocker}))
+	}()
+	loaded, err := e.Load(t.Context(), r)
+	if err != nil || !slices.Equal(loaded, []string{"example.org/team/again:v2"}) {
+		t.Errorf("loaded %q, %v", loaded, err)
+	}
+	var back bytes.Buffer
+	if err := e.Save(t.Context(), []string{"example.org/team/again:v2"}, &back); err != nil {
+		t.Error(err)
+	}
+	again, err := store.Import(t.Context(), &back, image.ImportOptions{Name: "back"})
+	if err != nil || len(again) != 1 || !slices.Equal(again[0].Config.RootFS.DiffIDs, images[0].Config.RootFS.DiffIDs) {
+		t.Errorf("what came back: %+v, %v", again, err)
 	}
 }
 
