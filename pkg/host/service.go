@@ -32,6 +32,8 @@ ConditionPathExists=%[1]s
 
 [Service]
 Type=notify
+# Where Debian and Ubuntu keep the machine's proxies, which pulls and builds need.
+EnvironmentFile=-/etc/environment
 ExecStart=%[1]s daemon
 KillMode=process
 Restart=on-failure

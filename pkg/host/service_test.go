@@ -37,6 +37,7 @@ func TestUnit(t *testing.T) {
 		"ExecStart=/opt/sandbox/bin/sandbox daemon", "Type=notify",
 		"KillMode=process", // or a restart of the daemon would end the containers
 		"WantedBy=multi-user.target",
+		"EnvironmentFile=-/etc/environment", // proxies
 	} {
 		if !slices.Contains(strings.Split(unit, "\n"), line) {
 			t.Errorf("the unit lacks %s:\n%s", line, unit)
