@@ -2,40 +2,136 @@ package image
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sandboxlabs/sandbox/pkg/state"
 	"golang.org/x/sys/unix"
 )
 
-// The test binary run anew as a process that unpacks, to be killed.
-const unpackEnv = "SBT_UNPACK_STORE"
+// The test binary run anew as a process that unpacks, or commits a folder, to
+// be killed.
+const (
+	unpackEnv = "SBT_UNPACK_STORE"
+	commitEnv = "SBT_COMMIT_FOLDER"
+)
 
 func TestMain(m *testing.M) {
-	if root := os.Getenv(unpackEnv); root != "" {
+	root, upper := os.Getenv(unpackEnv), os.Getenv(commitEnv)
+	switch {
+	case upper != "":
+		os.Exit(commitMain(root, upper))
+	case root != "":
 		os.Exit(unpackMain(root))
 	}
 	os.Exit(m.Run())
 }
 
-func unpackMain(root string) int {
-	t := &testing.T{}
-	s := openStore(t, root)
-	img, err := s.Resolve("app")
+// process runs do with the store below root, outside of any test.
+func process(root string, do func(*Store) error) int {
+	s, err := Open(state.Dirs{Root: root})
 	if err == nil {
-		_, err = s.Unpack(t.Context(), img)
+		err = do(s) // and does not wait for the disk: it is to be killed
 	}
 	if err != nil {
 		os.Stderr.WriteString(err.Error() + "\n")
 		return 1
 	}
 	return 0
+}
+
+func commitMain(root, upper string) int {
+	return process(root, func(s *Store) error {
+		_, _, err := s.Commit(context.Background(), commitOf(upper))
+		return err
+	})
+}
+
+func commitOf(upper string) Commit {
+	return Commit{Names: []string{"app"}, Epoch: epoch, Layers: []LayerSource{{Upper: upper}}}
+}
+
+// A process that commits is killed at ten moments. The folder is a layer, or
+// it is still what it was: committed again it is the same image.
+func TestCommitKilled(t *testing.T) {
+	base := tempDir(t)
+	folder := func() string {
+		upper := filepath.Join(base, "upper")
+		must(t, os.RemoveAll(upper))
+		mkdir(t, upper)
+		for i := range 300 {
+			write(t, filepath.Join(upper, strconv.Itoa(i)), strings.Repeat(strconv.Itoa(i), 20_000))
+		}
+		return upper
+	}
+	s := openStore(t, filepath.Join(base, "state")) // on the folder's disk
+	begin := func(upper string) *exec.Cmd {
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), unpackEnv+"="+filepath.Dir(s.images), commitEnv+"="+upper)
+		must(t, cmd.Start())
+		return cmd
+	}
+	begun := time.Now()
+	must(t, begin(folder()).Wait())
+	whole := time.Since(begun)
+	want, err := s.Resolve("app")
+	must(t, err)
+	killed, published := 0, 0
+	for i := range 10 {
+		must(t, s.Remove(t.Context(), "app"))
+		_, err := s.GC(t.Context(), nil)
+		must(t, err)
+		upper := folder()
+		cmd := begin(upper)
+		time.Sleep(whole * time.Duration(i+1) / 10)
+		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Fatal(err)
+		}
+		if cmd.Wait() != nil {
+			killed++
+		}
+		img, err := s.Resolve("app")
+		if err == nil {
+			published++
+			if img.Descriptor.Digest != want.Descriptor.Digest {
+				t.Fatalf("published %s, want %s", img.Descriptor.Digest, want.Descriptor.Digest)
+			}
+		}
+		if isDir(upper) {
+			if got, _, err := s.Commit(t.Context(), commitOf(upper)); err != nil || got.Descriptor.Digest != want.Descriptor.Digest {
+				t.Fatalf("again: %s, %v; want %s", got.Descriptor.Digest, err, want.Descriptor.Digest)
+			}
+		} else if err != nil {
+			t.Fatalf("the folder is gone, and so is the image: %v", err)
+		}
+		dirs, err := s.Unpack(t.Context(), want)
+		must(t, err)
+		if got := len(listing(t, dirs[0])); got != 300 {
+			t.Fatalf("the layer has %d files, want 300", got)
+		}
+		_, err = s.GC(t.Context(), nil)
+		must(t, err)
+		checkClean(t, s)
+	}
+	t.Logf("%d of 10 were killed, %d had published", killed, published)
+}
+
+func unpackMain(root string) int {
+	return process(root, func(s *Store) error {
+		img, err := s.Resolve("app")
+		if err == nil {
+			_, err = s.Unpack(context.Background(), img)
+		}
+		return err
+	})
 }
 
 // A process that unpacks is killed at ten moments; the next one clears up
@@ -45,36 +141,42 @@ func TestUnpackKilled(t *testing.T) {
 	layer := bigLayer(t, 3)
 	img := importLayers(t, s, "app", layer)
 	dir := s.layerDir(img.Config.RootFS.DiffIDs[0])
-	killed := 0
-	for i := range 10 {
+	begin := func() *exec.Cmd {
 		cmd := exec.Command("/proc/self/exe")
 		cmd.Env = append(os.Environ(), unpackEnv+"="+filepath.Dir(s.images))
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Duration(5+5*i) * time.Millisecond)
-		if err := cmd.Process.Kill(); err != nil {
+		must(t, cmd.Start())
+		return cmd
+	}
+	remove := func() {
+		lock, err := lockFile(t.Context(), filepath.Join(dir, layerLock))
+		must(t, err)
+		must(t, removeLayer(dir))
+		lock.Close()
+	}
+	begun := time.Now()
+	must(t, begin().Wait())
+	whole := time.Since(begun)
+	if !s.unpacked(dir) {
+		t.Fatal("a process that is not killed unpacks nothing")
+	}
+	remove()
+	killed := 0
+	for i := range 10 {
+		cmd := begin()
+		time.Sleep(whole * time.Duration(i+1) / 11)
+		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			t.Fatal(err)
 		}
 		if err := cmd.Wait(); err != nil && !s.unpacked(dir) && len(listing(t, s.layers)) > 10 {
 			killed++ // in the middle of it
 		}
 		dirs, err := s.Unpack(t.Context(), img)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if got := len(listing(t, dirs[0])); got != 1000+10 {
 			t.Fatalf("after a kill the layer has %d entries, want 1010", got)
 		}
 		checkClean(t, s)
-		lock, err := lockFile(t.Context(), filepath.Join(dir, layerLock))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := removeLayer(dir); err != nil {
-			t.Fatal(err)
-		}
-		lock.Close()
+		remove()
 	}
 	t.Logf("%d of 10 kills came in the middle of the unpacking", killed)
 }

@@ -43,3 +43,35 @@ func FuzzImport(f *testing.F) {
 		checkClean(t, s)
 	})
 }
+
+// FuzzLayers: whatever layers hold, what is told of them adds up.
+func FuzzLayers(f *testing.F) {
+	f.Add(tarOf(f, dir("d"), file("d/f", "1"), hardlink("h", "d/f"), symlink("l", "d"), file("l/g", "2")), tarOf(f, file(".wh.d", ""), file("h", "3")))
+	f.Add(tarOf(f, file("d/f", "1"), symlink("a", "b"), symlink("b", "a")), tarOf(f, file("d/.wh..wh..opq", ""), file("a/f", "")))
+	f.Add(tarOf(f, file("f", "1"), file("f", "22"), hardlink("f", "f")), tarOf(f, dir("f/g/h"), file("f/.wh.g", "")))
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		view := &layersView{root: &viewNode{dir: true}, limit: 1000}
+		var rows []*viewLayer
+		for _, data := range [][]byte{a, b} {
+			row := &viewLayer{}
+			view.begin(row)
+			rows = append(rows, row)
+			tr := tar.NewReader(bytes.NewReader(data))
+			for {
+				hdr, err := tr.Next()
+				if err != nil || hdr.Size > 1<<40 {
+					break
+				}
+				if view.entry(hdr) != nil {
+					return
+				}
+			}
+		}
+		for i, row := range rows {
+			row.finish(true)
+			if row.Unpacked < 0 || row.Wasted < 0 || row.Wasted > row.Unpacked || row.Added+row.Changed+row.Removed != len(row.Tree) || i == len(rows)-1 && row.Wasted > 0 {
+				t.Fatalf("layer %d: %+v", i, row.ImageLayer)
+			}
+		}
+	})
+}

@@ -132,7 +132,7 @@ func TestLayersWithoutHistory(t *testing.T) {
 func TestLayersAsOverlay(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	whole := 0
-	for round := range 100 {
+	for round := range 40 {
 		s := newStore(t)
 		var tars [][]byte
 		for range 4 {
