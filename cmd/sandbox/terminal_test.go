@@ -200,6 +200,41 @@ func TestTerminal(t *testing.T) {
 		term.expect("caught")
 	})
 
+	t.Run("build", func(t *testing.T) {
+		context := t.TempDir()
+		dockerfile := "FROM toolbox\nRUN echo warming up; sleep 1; echo 'almost there'; sleep 1\nRUN echo the reason; exit 4\n"
+		if err := os.WriteFile(context+"/Dockerfile", []byte(dockerfile), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		term := onTerminal(t, "sandbox", "build", "-t", "live", context)
+		term.expect("RUN echo warming up")
+		term.expect("almost there") // beside the step, while it runs
+		term.expect("the reason")   // because it failed
+		if code := term.wait(); code != 1 {
+			t.Errorf("exit code %d", code)
+		}
+		term.expect("exit code 4")
+		// What has ended is there once, and what it said is not.
+		screen := term.text()
+		if n := strings.Count(screen, "✓"); n != 1 {
+			t.Errorf("%d steps have ended well: %q", n, screen)
+		}
+		// Ctrl-C stops what runs, and only then ends.
+		if err := os.WriteFile(context+"/Dockerfile", []byte("FROM toolbox\nRUN echo ready; sleep 1000\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		term = onTerminal(t, "sandbox", "build", "-t", "live", context)
+		term.expect("ready")
+		term.typeKeys("\x03")
+		if code := term.wait(); code != 130 {
+			t.Errorf("exit code %d: %q", code, term.text())
+		}
+		term.expect("interrupted: stopping")
+		if out, err := exec.Command("sandbox", "ps", "-aq").CombinedOutput(); err != nil || strings.Contains(string(out), "build") {
+			t.Errorf("after the interrupt: %v: %s", err, out)
+		}
+	})
+
 	t.Run("up interrupted", func(t *testing.T) {
 		// It may be too quick for our fingers, but not every time.
 		for range 5 {

@@ -121,8 +121,8 @@ func (b *board) build(ev api.BuildEvent) {
 			b.plain(step, "begins")
 		}
 	default: // done, packed
-		if ev.Layer != nil && ev.Layer.Empty && !b.show.plain {
-			b.forget(step)
+		if ev.Layer != nil && ev.Layer.Empty && ev.Took == 0 && !b.show.plain {
+			b.forget(step) // it only changed the configuration
 			return
 		}
 		step.State, step.Took, step.Note = ui.StepDone, ev.Took, layerNote(ev)
