@@ -10,6 +10,9 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 SUDO    := $(if $(filter-out 0,$(shell id -u)),sudo)
 EMBED   := pkg/embedded/files
 
+# The state folder that the recipes' tests keep: `make bench` weighs its images.
+RECIPES_STATE := $(or $(SANDBOX_TEST_IMAGES),$(HOME)/.cache/sandbox/images)
+
 # Packages that are tested in the virtual machine as well: those that talk to
 # the kernel, and the commands' own tests.
 VM_PACKAGES := ./pkg/linux/...,./pkg/runtime/...,./pkg/engine/...,./cmd/...
@@ -49,10 +52,12 @@ test: setup-test build
 conformance: setup-test bin/sandbox-runtime
 	@scripts/conformance
 
+BENCH_ALONE := unshare --mount --pid --net --fork --kill-child --mount-proc --propagation private
 bench: setup-test build
 	@$(GOBUILD) -o bin/bench ./scripts/bench
 	@scripts/with-cgroup2 bin/bench runtimes
-	@$(SUDO) unshare --mount --pid --net --fork --kill-child --mount-proc --propagation private bin/bench engines
+	@$(SUDO) $(BENCH_ALONE) bin/bench engines
+	@$(SUDO) $(BENCH_ALONE) bin/bench $(if $(wildcard $(RECIPES_STATE)/images/index.json),-store $(RECIPES_STATE)) images
 
 lint:
 	@scripts/lint

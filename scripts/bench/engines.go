@@ -20,27 +20,11 @@ func engines(tmp string, n int) error {
 	if n == 0 {
 		n = 30
 	}
-	// Empty state folders on one disk for both; the mounts are this mount
-	// namespace's own, and end with it.
-	for _, dir := range []string{"/var/lib/sandbox", "/var/lib/docker", "/var/lib/containerd"} {
-		source := filepath.Join(tmp, filepath.Base(dir))
-		for _, d := range []string{source, dir} {
-			if err := os.MkdirAll(d, 0o755); err != nil {
-				return err
-			}
-		}
-		if err := unix.Mount(source, dir, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("bind %s: %w", dir, err)
-		}
-		defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+	undo, err := privateState(tmp)
+	if err != nil {
+		return err
 	}
-	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil {
-		return fmt.Errorf("mount tmpfs on /run: %w", err)
-	}
-	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
-		return fmt.Errorf("ip link set lo up: %w: %s", err, out)
-	}
-
+	defer undo()
 	sandbox, stop, err := daemon("bin/sandbox status", "bin/sandbox", "daemon")
 	if err != nil {
 		return err
@@ -56,10 +40,7 @@ func engines(tmp string, n int) error {
 	// dockerd leaves its parent cgroups behind; rmdir spares any in use.
 	defer func() {
 		stop()
-		parents, _ := filepath.Glob("/sys/fs/cgroup/*/docker")
-		for _, dir := range append(parents, "/sys/fs/cgroup/docker") {
-			_ = unix.Rmdir(dir)
-		}
+		removeCgroups("docker")
 	}()
 	if err := importImage(tmp); err != nil {
 		return err
@@ -103,6 +84,48 @@ func engines(tmp string, n int) error {
 		fmt.Printf("| %s | %.1f MB |\n", d.name, float64(sum)*1024/1e6)
 	}
 	return nil
+}
+
+// privateState gives this mount namespace empty state folders, all on one disk,
+// and an empty /run. The mounts end with the namespace; undo unmounts the folders,
+// so that what is in them can be removed.
+func privateState(tmp string) (undo func(), err error) {
+	var mounted []string
+	undo = func() {
+		for _, dir := range mounted {
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
+		}
+	}
+	for _, dir := range []string{"/var/lib/sandbox", "/var/lib/docker", "/var/lib/containerd"} {
+		source := filepath.Join(tmp, filepath.Base(dir))
+		for _, d := range []string{source, dir} {
+			if err := os.MkdirAll(d, 0o755); err != nil {
+				return undo, err
+			}
+		}
+		if err := unix.Mount(source, dir, "", unix.MS_BIND, ""); err != nil {
+			return undo, fmt.Errorf("bind %s: %w", dir, err)
+		}
+		mounted = append(mounted, dir)
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil {
+		return undo, fmt.Errorf("mount tmpfs on /run: %w", err)
+	}
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return undo, fmt.Errorf("ip link set lo up: %w: %s", err, out)
+	}
+	return undo, nil
+}
+
+// removeCgroups removes the parent cgroups that a daemon leaves behind; rmdir
+// spares any in use.
+func removeCgroups(name string) {
+	parents, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
+	for _, dir := range append(parents, "/sys/fs/cgroup/"+name) {
+		for _, child := range []string{"buildkit", ""} {
+			_ = unix.Rmdir(filepath.Join(dir, child))
+		}
+	}
 }
 
 // daemon starts a daemon and waits until the probe command succeeds. stop ends

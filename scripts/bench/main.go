@@ -4,6 +4,7 @@
 //
 //	bench runtimes    sandbox-runtime, crun and runc; where /sys/fs/cgroup is cgroup2
 //	bench engines     sandbox and docker, each with its daemon
+//	bench images      the same two and containerd: builds, unpacking, bytes on disk
 //
 // It must run as root, in namespaces of its own: `make bench` arranges that.
 package main
@@ -19,7 +20,8 @@ import (
 )
 
 func main() {
-	n := flag.Int("n", 0, "turns of each competitor (default 200 for runtimes, 30 for engines)")
+	n := flag.Int("n", 0, "turns of each competitor (default 200 for runtimes, 30 for engines, 5 for images)")
+	store := flag.String("store", "", "images: state folder with recipes' images to weigh, such as that of the recipes' tests")
 	flag.Parse()
 	tmp, err := os.MkdirTemp("", "sandbox-bench.")
 	if err == nil {
@@ -28,8 +30,10 @@ func main() {
 			err = runtimes(tmp, *n)
 		case "engines":
 			err = engines(tmp, *n)
+		case "images":
+			err = images(tmp, *n, *store)
 		default:
-			err = fmt.Errorf("usage: bench [-n N] runtimes|engines")
+			err = fmt.Errorf("usage: bench [-n N] [-store FOLDER] runtimes|engines|images")
 		}
 	}
 	os.RemoveAll(tmp)
@@ -43,19 +47,32 @@ func main() {
 type competitor struct {
 	name string
 	argv func(turn int) []string
-	took []time.Duration
+	// before is run before each turn and not measured; it may be nil.
+	before func() error
+	env    []string // beside the bench's own
+	took   []time.Duration
 }
 
 // fixed is the same command at each turn.
 func fixed(argv ...string) func(int) []string { return func(int) []string { return argv } }
 
-// race lets the competitors take n turns each, after three that do not count.
+// race lets the competitors take n turns each, after three that do not count;
+// after one if there are only few.
 func race(n int, competitors []*competitor) error {
-	const warmUp = 3
+	warmUp := 3
+	if n < 10 {
+		warmUp = 1
+	}
 	for turn := range n + warmUp {
 		for _, c := range competitors {
+			if c.before != nil {
+				if err := c.before(); err != nil {
+					return fmt.Errorf("before %s: %w", c.name, err)
+				}
+			}
 			argv := c.argv(turn)
 			cmd := exec.Command(argv[0], argv[1:]...)
+			cmd.Env = append(os.Environ(), c.env...)
 			var errs strings.Builder
 			cmd.Stderr = &errs
 			start := time.Now()
