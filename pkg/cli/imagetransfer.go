@@ -252,35 +252,36 @@ func (p *program) exportImages(ctx context.Context, c *cli.Context) error {
 // exportFile writes beside the file and renames, so that what is called so is
 // whole. What is no regular file, such as a FIFO, is written to as it is.
 func (p *program) exportFile(ctx context.Context, file string, refs []string, format string) (err error) {
-	var f *os.File
-	if info, serr := os.Stat(file); serr == nil && !info.Mode().IsRegular() {
-		f, err = os.OpenFile(file, os.O_WRONLY, 0)
-	} else {
-		f, err = os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+".*")
+	path, mode := filepath.Join(filepath.Dir(file), fmt.Sprintf(".%s.%d", filepath.Base(file), os.Getpid())), os.FileMode(0o666)
+	flags := os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	if info, serr := os.Stat(file); serr == nil {
+		if mode = info.Mode().Perm(); !info.Mode().IsRegular() {
+			path, flags = file, os.O_WRONLY
+		}
 	}
+	f, err := os.OpenFile(path, flags, mode)
 	if err != nil {
 		return err
 	}
-	replaces := filepath.Base(f.Name()) != filepath.Base(file)
 	defer func() {
-		if err != nil && replaces {
-			err = errors.Join(err, os.Remove(f.Name()))
+		if err == nil || path == file {
+			return
+		}
+		if rerr := os.Remove(path); rerr != nil {
+			err = errors.Join(err, rerr)
 		}
 	}()
 	out := &output{what: file, w: f}
 	_, err = transfer(ctx, p, out, true, func() (struct{}, error) {
 		return struct{}{}, p.client().ExportImages(ctx, out, refs, format)
 	})
-	if err == nil && replaces {
-		err = f.Chmod(0o644) // as if it had been created by the shell, near enough
-	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
-	if err != nil || !replaces {
+	if err != nil || path == file {
 		return err
 	}
-	return os.Rename(f.Name(), file)
+	return os.Rename(path, file)
 }
 
 // exportTo streams images into another engine, in the format that all its

@@ -67,6 +67,7 @@ type Daemon struct {
 	events   *events
 	keeper   *keeper
 	sessions *sessions
+	gate     *gate
 
 	// stopping ends when the daemon begins to stop, alive when all requests
 	// have ended.
@@ -79,7 +80,7 @@ type Daemon struct {
 
 // New returns a daemon that does not run yet.
 func New(cfg Config) *Daemon {
-	return &Daemon{Config: cfg, gid: -1}
+	return &Daemon{Config: cfg, gid: -1, gate: newGate()}
 }
 
 // Run serves until ctx ends, SIGTERM or SIGINT arrives, or a purge is done.
@@ -230,7 +231,11 @@ func (d *Daemon) plan(kind string, options json.RawMessage) (*stack.Plan, error)
 func (d *Daemon) changeEnded(c api.Change, options json.RawMessage) {
 	debug.FreeOSMemory()
 	var opts api.DownOptions
-	if c.Kind != api.ChangeDown || c.Status != api.Done || json.Unmarshal(options, &opts) != nil || !opts.Purge {
+	if c.Kind != api.ChangeDown || json.Unmarshal(options, &opts) != nil || !opts.Purge {
+		return
+	}
+	if c.Status != api.Done {
+		d.gate.open()
 		return
 	}
 	d.purged.Store(true)

@@ -59,7 +59,13 @@ func (d *Daemon) getImageLayers(w http.ResponseWriter, r *http.Request) error {
 	return respondList(w, layers, err)
 }
 
+// getImageSBOM may look into the image, and attach what it finds.
 func (d *Daemon) getImageSBOM(w http.ResponseWriter, r *http.Request) error {
+	r, leave, err := d.enter(r)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	sbom, err := d.Images.SBOM(r.Context(), r.PathValue("ref"))
 	if err != nil {
 		return err
@@ -99,6 +105,11 @@ func (d *Daemon) postPrune(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(w, r, &opts); err != nil {
 		return err
 	}
+	r, leave, err := d.enter(r)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	pruned, err := d.Images.Prune(r.Context(), opts)
 	if err != nil {
 		return err
@@ -111,6 +122,11 @@ func (d *Daemon) postPull(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(w, r, &opts); err != nil {
 		return err
 	}
+	r, leave, err := d.enter(r)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	return streamed(w, r, func(emit func(api.Frame)) (api.Pulled, error) {
 		return d.Images.Pull(r.Context(), opts, emit)
 	})
@@ -121,6 +137,11 @@ func (d *Daemon) postBuild(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(w, r, &opts); err != nil {
 		return err
 	}
+	r, leave, err := d.enter(r)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	return streamed(w, r, func(emit func(api.Frame)) (api.BuildReport, error) {
 		return d.Images.Build(r.Context(), opts, emit)
 	})
@@ -129,6 +150,11 @@ func (d *Daemon) postBuild(w http.ResponseWriter, r *http.Request) error {
 // postImport reads the archive as it comes.
 func (d *Daemon) postImport(w http.ResponseWriter, r *http.Request) error {
 	defer debug.FreeOSMemory() // images pass through it
+	r, leave, err := d.enter(r)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	images, err := d.Images.Import(r.Context(), r.Body, r.URL.Query().Get("name"))
 	if err == nil {
 		// What follows the archive is padding; unread, it would cost the
@@ -187,6 +213,15 @@ func (a *archiveWriter) Write(b []byte) (int, error) {
 	return a.w.Write(b)
 }
 
+// enter lets a request that works on images through the gate.
+func (d *Daemon) enter(r *http.Request) (*http.Request, func(), error) {
+	ctx, leave, err := d.gate.enter(r.Context())
+	if err != nil {
+		return r, nil, err
+	}
+	return r.WithContext(ctx), leave, nil
+}
+
 // respondList answers with a list, which is [] on the wire, not null.
 func respondList[T any](w http.ResponseWriter, list []T, err error) error {
 	if err != nil {
@@ -213,8 +248,8 @@ func streamed[T any](w http.ResponseWriter, r *http.Request, do func(emit func(a
 	defer f.end() // also when do panics
 	result, err := do(func(frame api.Frame) { f.post(r.Context(), frame) })
 	if err != nil {
-		if cause := context.Cause(r.Context()); cause == errStopping { //nolint:errorlint // it is that one
-			err = fmt.Errorf("%w: %w", errStopping, errdefs.ErrUnavailable)
+		if cause := context.Cause(r.Context()); cause == errStopping || cause == errPurging { //nolint:errorlint // it is one of them
+			err = fmt.Errorf("%w: %w", cause, errdefs.ErrUnavailable)
 		}
 		e, _ := wireError(err)
 		f.send(api.Frame{Error: e})

@@ -177,3 +177,53 @@ func TestExport(t *testing.T) {
 type failingWriter struct{ err error }
 
 func (f failingWriter) Write([]byte) (int, error) { return 0, f.err }
+
+// TestPurgeEndsPulls: what a purge takes away is not made any more.
+func TestPurgeEndsPulls(t *testing.T) {
+	d := start(t)
+	pulled, begun := make(chan error, 1), make(chan struct{}, 1)
+	go func() {
+		_, err := d.PullImage(context.Background(), api.ImagePull{Name: "endless"}, func(api.Frame) {
+			select {
+			case begun <- struct{}{}:
+			default:
+			}
+		})
+		pulled <- err
+	}()
+	<-begun
+	ref, err := d.Down(t.Context(), api.DownOptions{Purge: true})
+	if err != nil || !d.images().cancelled {
+		t.Errorf("the purge begins before the pull has ended: %v", err)
+	}
+	wantClass(t, <-pulled, api.ClassUnavailable, "a purge is under way")
+	if c, err := d.FollowChange(t.Context(), ref.ID, nil); err == nil && c.Status != api.Done {
+		t.Errorf("%+v", c)
+	}
+	eventually(t, "the daemon ends", func() bool { _, err := d.Version(t.Context()); return err != nil })
+}
+
+func TestGate(t *testing.T) {
+	g := newGate()
+	ctx, leave, err := g.enter(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := g.close(soon); !errors.Is(err, context.DeadlineExceeded) || context.Cause(ctx) != errPurging { //nolint:errorlint // it is that one
+		t.Errorf("%v, %v", err, context.Cause(ctx))
+	}
+	if _, _, err := g.enter(t.Context()); !errors.Is(err, errPurging) {
+		t.Errorf("a shut gate lets in: %v", err)
+	}
+	leave()
+	if err := g.close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	g.open()
+	if _, leave, err = g.enter(t.Context()); err != nil {
+		t.Errorf("an open gate: %v", err)
+	}
+	leave()
+}

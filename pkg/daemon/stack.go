@@ -13,6 +13,9 @@ import (
 // statusTimeout bounds how long the stages may take to look at themselves.
 const statusTimeout = 10 * time.Second
 
+// imagesTimeout bounds how long builds and pulls may take to end for a purge.
+const imagesTimeout = 30 * time.Second
+
 func (d *Daemon) getVersion(w http.ResponseWriter, r *http.Request) error {
 	return respond(w, http.StatusOK, d.Version)
 }
@@ -46,7 +49,20 @@ func (d *Daemon) postDown(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(w, r, &opts); err != nil {
 		return err
 	}
-	return d.begin(w, api.ChangeDown, opts)
+	if opts.Purge {
+		// Builds and pulls would go on making what the purge takes away.
+		ctx, cancel := context.WithTimeout(r.Context(), imagesTimeout)
+		defer cancel()
+		if err := d.gate.close(ctx); err != nil {
+			d.gate.open()
+			return err
+		}
+	}
+	if err := d.begin(w, api.ChangeDown, opts); err != nil {
+		d.gate.open()
+		return err
+	}
+	return nil
 }
 
 func (d *Daemon) begin(w http.ResponseWriter, kind string, opts any) error {
