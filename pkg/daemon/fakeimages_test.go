@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/sandboxlabs/sandbox/pkg/api"
@@ -19,8 +20,8 @@ import (
 type fakeImages struct {
 	removed, tagged []string
 	imported        int64
-	emitted         int  // frames of endless
-	cancelled       bool // and its end
+	emitted         atomic.Int64 // frames of endless
+	cancelled       atomic.Bool  // and its end
 	build           api.ImageBuild
 }
 
@@ -94,11 +95,11 @@ func (f *fakeImages) Export(ctx context.Context, w io.Writer, refs []string, for
 	}
 	for i := 0; i < 1000 || refs[0] == "endless"; i++ {
 		if err := ctx.Err(); err != nil {
-			f.cancelled = true
+			f.cancelled.Store(true)
 			return err
 		}
 		if _, err := io.WriteString(w, strings.Repeat(format, 100)); err != nil {
-			f.cancelled = true
+			f.cancelled.Store(true)
 			return err
 		}
 	}
@@ -112,10 +113,10 @@ func (f *fakeImages) Pull(ctx context.Context, opts api.ImagePull, emit func(api
 	emit(api.Frame{Progress: &api.ImageProgress{Item: "sha256:12", Status: "downloading", Total: 10}})
 	if opts.Name == "endless" {
 		for ctx.Err() == nil {
-			f.emitted++
-			emit(api.Frame{Progress: &api.ImageProgress{Item: "sha256:12", Done: int64(f.emitted)}})
+			n := f.emitted.Add(1)
+			emit(api.Frame{Progress: &api.ImageProgress{Item: "sha256:12", Done: n}})
 		}
-		f.cancelled = true
+		f.cancelled.Store(true)
 		return api.Pulled{}, ctx.Err()
 	}
 	return api.Pulled{Image: api.Image{Name: opts.Name}, From: "registry"}, f.find(opts.Name)

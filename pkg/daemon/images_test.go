@@ -90,7 +90,7 @@ func TestPullCancelled(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || err.Error() != context.Canceled.Error() {
 		t.Errorf("cancelled: %v", err)
 	}
-	if !d.images().cancelled {
+	if !d.images().cancelled.Load() {
 		t.Error("the pull goes on without its client")
 	}
 }
@@ -112,8 +112,8 @@ func TestPullUnread(t *testing.T) {
 	conn.Close() // without having read a byte
 	d.end()
 	// What fits into the queue, one batch of it on its way, and the socket.
-	if images.emitted > 20*maxQueue || !images.cancelled {
-		t.Errorf("%d frames for nobody, cancelled %t", images.emitted, images.cancelled)
+	if images.emitted.Load() > 20*maxQueue || !images.cancelled.Load() {
+		t.Errorf("%d frames for nobody, cancelled %t", images.emitted.Load(), images.cancelled.Load())
 	}
 }
 
@@ -171,7 +171,7 @@ func TestExport(t *testing.T) {
 	if err := d.ExportImages(t.Context(), failingWriter{full}, []string{"endless"}, "oci"); !errors.Is(err, full) {
 		t.Errorf("a file that cannot be written: %v", err)
 	}
-	eventually(t, "the export ends with its client", func() bool { return d.images().cancelled })
+	eventually(t, "the export ends with its client", func() bool { return d.images().cancelled.Load() })
 }
 
 type failingWriter struct{ err error }
@@ -193,7 +193,7 @@ func TestPurgeEndsPulls(t *testing.T) {
 	}()
 	<-begun
 	ref, err := d.Down(t.Context(), api.DownOptions{Purge: true})
-	if err != nil || !d.images().cancelled {
+	if err != nil || !d.images().cancelled.Load() {
 		t.Errorf("the purge begins before the pull has ended: %v", err)
 	}
 	wantClass(t, <-pulled, api.ClassUnavailable, "a purge is under way")

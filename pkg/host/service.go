@@ -23,8 +23,7 @@ const Unit = "sandbox.service"
 // unitText is the unit; its parameter is the program's path.
 //
 // KillMode=process: the shims are in the unit's cgroup, and containers outlive
-// the daemon. Type=notify: a start has succeeded when the socket answers. The
-// environment is the system's, which has its proxies: pulls and builds need them.
+// the daemon. Type=notify: a start has succeeded when the socket answers.
 const unitText = `# Written by "sandbox up"; removed by "sandbox down --purge".
 [Unit]
 Description=Sandbox: containers and what they are made of
@@ -36,8 +35,6 @@ Type=notify
 # Where Debian and Ubuntu keep the machine's proxies, which pulls and builds need.
 EnvironmentFile=-/etc/environment
 ExecStart=%[1]s daemon
-EnvironmentFile=-/etc/environment
-EnvironmentFile=-/etc/default/sandbox
 KillMode=process
 Restart=on-failure
 RestartSec=1
