@@ -215,7 +215,7 @@ func freeSubnet(t *testing.T) netip.Prefix {
 		t.Fatal(err)
 	}
 	for i := range 256 {
-		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(os.Getpid() + i), 0}), 24) //nolint:gosec // modulo 256
+		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 19, byte(os.Getpid() + i), 0}), 24) //nolint:gosec // modulo 256
 		taken := false
 		for _, a := range addrs {
 			ip, _ := netip.AddrFromSlice(a.IP.To4())
@@ -225,7 +225,7 @@ func freeSubnet(t *testing.T) netip.Prefix {
 			return subnet
 		}
 	}
-	t.Fatal("no free network in 198.18.0.0/16")
+	t.Fatal("no free network in 198.19.0.0/16")
 	return netip.Prefix{}
 }
 
