@@ -125,11 +125,14 @@ func (b *Builder) trust() (bundle, store string, err error) {
 	if exists(bundle) && (store == "" || exists(store)) {
 		return bundle, store, nil
 	}
-	// Those of bundles that are no more; what has them mounted keeps them.
-	old, _ := filepath.Glob(filepath.Join(dir, "*"))
+	// Those of bundles that are no more; what has them mounted keeps them. Files
+	// that are being written, by another build, begin with a dot.
+	old, _ := filepath.Glob(filepath.Join(dir, "[^.]*"))
 	for _, file := range old {
 		if file != bundle && file != store {
-			err = errors.Join(err, os.Remove(file))
+			if rerr := os.Remove(file); !errors.Is(rerr, os.ErrNotExist) { // it was quicker
+				err = errors.Join(err, rerr)
+			}
 		}
 	}
 	if store != "" {
