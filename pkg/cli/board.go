@@ -21,7 +21,7 @@ type board struct {
 	steps    []*boardStep // that are not printed as ended yet
 	explain  *explainer
 	told     map[string]bool // recipes whose failure was shown
-	failed   bool            // and a step's output
+	spoken   map[string]bool // and what the failing step has said
 	cached   int
 }
 
@@ -44,7 +44,7 @@ const (
 
 func (p *program) newBoard(show shown) *board {
 	return &board{
-		term: p.Term, show: show, progress: ui.NewProgress(p.Term), told: map[string]bool{},
+		term: p.Term, show: show, progress: ui.NewProgress(p.Term), told: map[string]bool{}, spoken: map[string]bool{},
 		explain: &explainer{term: p.Term, json: show.json},
 	}
 }
@@ -112,7 +112,10 @@ func (b *board) build(ev api.BuildEvent) {
 		}
 		b.told[ev.Recipe] = true
 		step.State, step.Took, step.Error, step.Note = ui.StepFailed, ev.Took, firstLine(ev.Error), ""
-		b.showOutput(step)
+		if ev.Step != "" && step.output != "" {
+			b.spoken[ev.Recipe] = true
+			b.showOutput(step)
+		}
 	case api.BuildCancelled:
 		step.State, step.Took, step.Note = ui.StepAborted, ev.Took, ""
 	case api.BuildRunning, api.BuildTesting:
@@ -207,14 +210,9 @@ func (b *board) plain(step *boardStep, text string) {
 // it came.
 func (b *board) showOutput(step *boardStep) {
 	if b.show.plain || !b.term.Live() {
-		b.failed = true
 		return
 	}
 	text := strings.TrimRight(step.output, "\n")
-	if text == "" {
-		return
-	}
-	b.failed = true
 	lines := strings.Split(text, "\n")
 	if len(step.output) >= maxOutput {
 		lines[0] = "…"
@@ -249,8 +247,9 @@ func (b *board) redraw() {
 
 func (b *board) close() { b.progress.Close() }
 
-// firstLine is the part of an error before a step's output, which is indented.
+// firstLine is the part of an error before a step's output, which has lines of
+// its own.
 func firstLine(text string) string {
-	line, _, _ := strings.Cut(text, "\n\t")
+	line, _, _ := strings.Cut(text, "\n")
 	return strings.TrimSuffix(line, ":")
 }

@@ -64,9 +64,12 @@ db 0 1/1 | the reason
 		t.Errorf("stdout is %q", term.Out.String())
 	}
 	// What was shown is not said again.
-	err := b.shorten(&api.Error{Message: "recipe db: RUN false: exit code 1:\n\tthe reason", Hint: "h"})
+	err := b.shorten("db", &api.Error{Message: "recipe db: RUN false: exit code 1:\n\tthe reason", Hint: "h"})
 	if e := err.(*api.Error); e.Message != "recipe db: RUN false: exit code 1" || e.Hint != "h" { //nolint:errorlint // it is one
 		t.Errorf("%+v", e)
+	}
+	if err := b.shorten("web", &api.Error{Message: "smoke test\nit wrote\n\tx"}); err.Error() != "smoke test\nit wrote\n\tx" {
+		t.Errorf("what was not shown is left out: %v", err)
 	}
 }
 

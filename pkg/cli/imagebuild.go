@@ -75,7 +75,7 @@ func (p *program) buildImages(ctx context.Context, c *cli.Context) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		return p.suggestRecipe(ctx, opts, board.shorten(err))
+		return p.suggestRecipe(ctx, opts, board.shorten("", err))
 	}
 	return p.built(report, board, opts.All)
 }
@@ -226,10 +226,11 @@ func buildSecrets(list []string) (map[string]string, error) {
 	return secrets, nil
 }
 
-// shorten takes out of a build's error what the board has shown already.
-func (b *board) shorten(err error) error {
+// shorten takes out of the error of a recipe's build what the board has shown
+// already. A Dockerfile alone is no recipe.
+func (b *board) shorten(recipe string, err error) error {
 	e, ok := errors.AsType[*api.Error](err)
-	if !ok || !b.failed {
+	if !ok || !b.spoken[recipe] {
 		return err
 	}
 	short := *e
@@ -264,7 +265,7 @@ func (p *program) built(report api.BuildReport, b *board, all bool) error {
 	var failed error
 	for _, res := range report.Images {
 		if res.Error != nil {
-			failed = joinErrors(failed, b.shorten(res.Error))
+			failed = joinErrors(failed, b.shorten(res.Recipe, res.Error))
 		}
 	}
 	if b.show.json {
