@@ -30,7 +30,7 @@ import (
 func (c *ctrContainer) mounts(spec api.ContainerSpec) ([]specs.Mount, error) {
 	hosts := filepath.Join(c.dir, "hosts")
 	content := fmt.Sprintf("127.0.0.1\tlocalhost\n::1\tlocalhost\n%s\t%s\n", c.ip, filepath.Base(c.dir))
-	if err := os.WriteFile(hosts, []byte(content), 0o644); err != nil { //nolint:gosec // whoever the image runs as reads it
+	if err := os.WriteFile(hosts, []byte(content), 0o644); err != nil { // whoever the image runs as reads it
 		return nil, err
 	}
 	mounts := []specs.Mount{{Type: "bind", Source: hosts, Destination: "/etc/hosts", Options: []string{"rbind", "rw"}}}
@@ -72,7 +72,7 @@ func (c *ctrContainer) withVolumes(ctx context.Context, e *client.Client, volume
 		err = mount.WithReadonlyTempMount(ctx, layers, func(root string) error {
 			for i, v := range volumes {
 				source := filepath.Join(c.dir, fmt.Sprint("volume", i))
-				if err := os.Mkdir(source, 0o755); err != nil { //nolint:gosec // as Docker makes it
+				if err := os.Mkdir(source, 0o755); err != nil {
 					return err
 				}
 				mounts = append(mounts, specs.Mount{Type: "bind", Source: source, Destination: v, Options: []string{"rbind", "rw"}})
@@ -181,7 +181,7 @@ func (w frameWriter) Write(b []byte) (int, error) {
 	defer w.p.mu.Unlock()
 	if !w.p.ended {
 		header := [8]byte{0: w.stream}
-		binary.BigEndian.PutUint32(header[4:], uint32(len(b))) //nolint:gosec // a buffer of io.Copy
+		binary.BigEndian.PutUint32(header[4:], uint32(len(b)))
 		w.p.frames.Write(header[:])
 		w.p.frames.Write(b)
 		w.p.more.Broadcast()

@@ -121,7 +121,7 @@ func (e *containerd) Create(ctx context.Context, spec api.ContainerSpec, _ *expl
 			err = errors.Join(err, e.Remove(context.WithoutCancel(ctx), id, true))
 		}
 	}()
-	if err := os.Mkdir(c.dir, 0o755); err != nil { //nolint:gosec // whoever the image runs as reads it
+	if err := os.Mkdir(c.dir, 0o755); err != nil { // whoever the image runs as reads it
 		return api.Container{}, err
 	}
 	config, err := img.Spec(ctx)

@@ -130,7 +130,7 @@ func startDaemon(t *testing.T, p *pocket, ready func(context.Context) error, arg
 	if p != nil {
 		argv = append([]string{"nsenter", "--net=" + nsPath(p.ns)}, argv...)
 	}
-	d := &daemon{cmd: exec.Command(argv[0], argv[1:]...), ended: make(chan struct{})} //nolint:gosec // a program that the test names
+	d := &daemon{cmd: exec.Command(argv[0], argv[1:]...), ended: make(chan struct{})}
 	d.cmd.Stdout, d.cmd.Stderr, d.cmd.WaitDelay = d, d, time.Second
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGTERM}
 	started := make(chan error)

@@ -215,7 +215,7 @@ func freeSubnet(t *testing.T) netip.Prefix {
 		t.Fatal(err)
 	}
 	for i := range 256 {
-		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 19, byte(os.Getpid() + i), 0}), 24) //nolint:gosec // modulo 256
+		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 19, byte(os.Getpid() + i), 0}), 24)
 		taken := false
 		for _, a := range addrs {
 			ip, _ := netip.AddrFromSlice(a.IP.To4())
@@ -232,7 +232,7 @@ func freeSubnet(t *testing.T) netip.Prefix {
 // hostRules are the host's packet filters, one rule a line.
 func hostRules() (rules []string) {
 	for _, argv := range [][]string{{"nft", "list", "ruleset"}, {"iptables-save"}, {"iptables-legacy-save"}} {
-		out, _ := exec.Command(argv[0], argv[1:]...).Output() //nolint:gosec // one of these
+		out, _ := exec.Command(argv[0], argv[1:]...).Output()
 		rules = append(rules, strings.Split(string(out), "\n")...)
 	}
 	return rules
