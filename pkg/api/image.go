@@ -8,7 +8,7 @@ type Image struct {
 	ID      string    `json:"id"` // digest of the config
 	Size    int64     `json:"size"`
 	Created time.Time `json:"created,omitzero"`
-	Source  string    `json:"source"` // built-in, archive, registry, recipe
+	Source  string    `json:"source"` // built-in, archive, registry, recipe, Dockerfile
 }
 
 // ImageLayer is what one instruction of a build did; see `image layers`.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
@@ -133,6 +135,7 @@ func watch[T any](ctx context.Context, p *program, board *board, call func(onFra
 		select {
 		case <-interrupted:
 			interrupted = nil
+			signal.Reset(os.Interrupt, syscall.SIGTERM) // once more, and we are gone
 			fmt.Fprintln(p.Term.Stderr(), "interrupted: stopping what is under way …")
 		case f := <-frames:
 			board.frame(f)
