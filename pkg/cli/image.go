@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -56,13 +57,18 @@ func (p *program) imageList(name, usage, group string) *cli.Command {
 EXAMPLES
   sandbox images
   sandbox images -q --no-trunc
-  sandbox image ls --json`,
+  sandbox image ls --json
+  sandbox image ls --recipes`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print only the IDs", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "no-trunc", Usage: "print IDs in full", DisableDefaultText: true},
+			&cli.BoolFlag{Name: "recipes", Usage: "list what can be built, instead", DisableDefaultText: true},
 			jsonFlag(),
 		},
 		Action: p.action(0, 0, func(ctx context.Context, c *cli.Context) error {
+			if c.Bool("recipes") {
+				return p.recipeList(ctx, c.Bool("json"), c.Bool("quiet"))
+			}
 			images, err := p.client().Images(ctx)
 			if err != nil {
 				return err
@@ -87,6 +93,38 @@ EXAMPLES
 			return t.Write(out, p.Term.OutStyle())
 		}),
 	}
+}
+
+// recipeList lists the recipes that build knows by name.
+func (p *program) recipeList(ctx context.Context, asJSON, quiet bool) error {
+	folder, err := absolute(os.Getenv("SANDBOX_RECIPES"))
+	if err != nil {
+		return err
+	}
+	recipes, err := p.client().Recipes(ctx, folder)
+	out := p.Term.Stdout()
+	switch {
+	case err != nil:
+		return err
+	case asJSON:
+		return ui.JSON(out, recipes)
+	}
+	t := ui.Table{Header: []string{"RECIPE", "VERSION", "WHAT IT IS"}}
+	for _, r := range recipes {
+		if quiet {
+			fmt.Fprintln(out, ui.Plain(r.Name))
+			continue
+		}
+		what := ui.Plain(r.Description)
+		if r.UpstreamOnly {
+			what += p.Term.OutStyle().Dim(" (not built: " + ui.Plain(r.Upstream) + ")")
+		}
+		t.Add(ui.Plain(r.Name), ui.Plain(r.Version), what)
+	}
+	if quiet {
+		return nil
+	}
+	return t.Write(out, p.Term.OutStyle())
 }
 
 // imageName is a name for a table; docker shows the lack of one so, too.

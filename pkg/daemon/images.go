@@ -248,7 +248,7 @@ func streamed[T any](w http.ResponseWriter, r *http.Request, do func(emit func(a
 	defer f.end() // also when do panics
 	result, err := do(func(frame api.Frame) { f.post(r.Context(), frame) })
 	if err != nil {
-		if cause := context.Cause(r.Context()); cause == errStopping || cause == errPurging { //nolint:errorlint // it is one of them
+		if cause := context.Cause(r.Context()); cause == errStopping || cause == errPurging {
 			err = fmt.Errorf("%w: %w", cause, errdefs.ErrUnavailable)
 		}
 		e, _ := wireError(err)

@@ -211,7 +211,7 @@ func TestGate(t *testing.T) {
 	}
 	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := g.close(soon); !errors.Is(err, context.DeadlineExceeded) || context.Cause(ctx) != errPurging { //nolint:errorlint // it is that one
+	if err := g.close(soon); !errors.Is(err, context.DeadlineExceeded) || context.Cause(ctx) != errPurging {
 		t.Errorf("%v, %v", err, context.Cause(ctx))
 	}
 	if _, _, err := g.enter(t.Context()); !errors.Is(err, errPurging) {

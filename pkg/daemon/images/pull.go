@@ -190,6 +190,6 @@ func (e *NotFoundError) Hint() string {
 	if e.hint != "" {
 		return e.hint
 	}
-	return "`sandbox image ls` lists what is here, and `sandbox image build` what can be built; " +
+	return "`sandbox image ls` lists what is here, with --recipes what can be built; " +
 		"`sandbox image import FILE` brings in an archive, `sandbox image import --from docker NAME` what an engine on this machine has"
 }
