@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sandboxlabs/sandbox/pkg/image/layer"
+	"golang.org/x/sync/errgroup"
 )
 
 var emptyDigest = digest.FromBytes(nil)
@@ -98,6 +99,8 @@ type staging struct {
 	dir   string
 	lock  *os.File // dir+".lock" tells the sweep that somebody is at work
 	blobs map[digest.Digest]int64
+	// flush brings blobs to the disk while others come; commit waits for it.
+	flush errgroup.Group
 }
 
 const stagingLock = ".lock"
@@ -122,11 +125,14 @@ func (s *Store) newStaging() (*staging, error) {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return nil, errors.Join(err, os.Remove(f.Name()), lock.Close())
 		}
-		return &staging{dir: dir, lock: lock, blobs: map[digest.Digest]int64{}}, nil
+		t := &staging{dir: dir, lock: lock, blobs: map[digest.Digest]int64{}}
+		t.flush.SetLimit(4) // open files
+		return t, nil
 	}
 }
 
 func (t *staging) close() error {
+	_ = t.flush.Wait() // who cares has committed
 	return errors.Join(os.RemoveAll(t.dir), os.Remove(t.lock.Name()), t.lock.Close())
 }
 
@@ -160,19 +166,20 @@ func (t *staging) put(r io.Reader) (desc ispec.Descriptor, err error) {
 	if _, err := io.CopyBuffer(content, struct{ io.Reader }{r}, make([]byte, layer.CopyBuffer)); err != nil {
 		return desc, err
 	}
-	if err := f.Sync(); err != nil {
-		return desc, err
-	}
 	desc = ispec.Descriptor{Digest: content.hash.Digest(), Size: content.n}
 	if err := os.Rename(f.Name(), t.path(desc.Digest)); err != nil {
 		return desc, err
 	}
 	t.blobs[desc.Digest] = desc.Size
-	return desc, f.Close()
+	t.flush.Go(func() error { return errors.Join(f.Sync(), f.Close()) })
+	return desc, nil
 }
 
 // commit moves the named blobs into the store; call it with the store locked.
 func (s *Store) commit(t *staging, blobs []digest.Digest) error {
+	if err := t.flush.Wait(); err != nil {
+		return err
+	}
 	for _, d := range blobs {
 		if _, staged := t.blobs[d]; !staged {
 			continue // it was in the store before

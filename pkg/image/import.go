@@ -88,6 +88,9 @@ func (s *Store) Import(ctx context.Context, r io.Reader, opts ImportOptions) (im
 // publish moves the blobs of images and of what refers to them into the store,
 // and gives the images their names, as one step in the eyes of GC.
 func (s *Store) publish(ctx context.Context, stage *staging, images []Image, referrers []referrer) error {
+	if err := stage.flush.Wait(); err != nil { // before others have to wait
+		return err
+	}
 	return s.update(ctx, func(index *ispec.Index) error {
 		open := s.opener(stage)
 		for _, img := range images {
