@@ -5,7 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"io"
-	"log"
+	"log" //nolint:depguard // what the other registry wants, to be quiet
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"

@@ -125,7 +125,7 @@ func ReadAhead(r io.Reader, hash io.Writer) (ahead io.Reader, stop func()) {
 		read = make(chan chunk, depth)
 		workers.Go(func() {
 			for c := range read {
-				hash.Write(c.data) // never fails
+				_, _ = hash.Write(c.data) // of a hash it never fails
 				a.full <- c
 			}
 		})

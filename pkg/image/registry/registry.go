@@ -32,7 +32,7 @@ type Options struct {
 	Upstream func(ctx context.Context, ref string) (image.Image, error)
 	// Context ends fetches from Upstream. They outlive the request that began
 	// them, for others wait for the same. Background when nil.
-	Context context.Context
+	Context context.Context //nolint:containedctx // of the handler, which has no call to hand it to
 	// Referrers lists the manifests that refer to subject, of one artifact
 	// type or all (""): Store.Referrers when nil.
 	Referrers func(subject digest.Digest, artifactType string) ([]ispec.Descriptor, error)
