@@ -10,8 +10,9 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/sandboxlabs/sandbox/pkg/image/layer/gunzip"
 )
 
 // CopyBuffer is how many bytes are read and written at once.
@@ -33,7 +34,7 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	}
 	switch {
 	case bytes.HasPrefix(magic, GzipMagic):
-		zr, err := gunzip.NewReader(br)
+		zr, err := gzip.NewReader(br)
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
@@ -60,8 +61,12 @@ func Classify(err error) error {
 
 // isCorrupt reports whether err says that compressed data are malformed.
 func isCorrupt(err error) bool {
+	var at flate.CorruptInputError
+	if errors.As(err, &at) {
+		return true
+	}
 	for _, bad := range []error{
-		gunzip.ErrCorrupt,
+		gzip.ErrHeader, gzip.ErrChecksum,
 		zstd.ErrMagicMismatch, zstd.ErrCRCMismatch, zstd.ErrReservedBlockType, zstd.ErrWindowSizeExceeded,
 		zstd.ErrWindowSizeTooSmall, zstd.ErrDecoderSizeExceeded, zstd.ErrUnexpectedBlockSize, zstd.ErrBlockTooSmall,
 		zstd.ErrUnknownDictionary, zstd.ErrFrameSizeExceeded, zstd.ErrFrameSizeMismatch, zstd.ErrCompressedSizeTooBig,
