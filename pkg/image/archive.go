@@ -62,7 +62,7 @@ func (s *Store) readArchive(ctx context.Context, r io.Reader, stage *staging, pr
 	for files := 0; ; files++ {
 		hdr, err := tr.Next()
 		if errors.Is(err, io.EOF) {
-			return a.content()
+			return a.content(ctx)
 		}
 		if err != nil {
 			return archiveContent{}, fmt.Errorf("read archive: %w", layer.Classify(err))
@@ -168,7 +168,7 @@ func (a *archiveReader) json(r io.Reader, hdr *tar.Header, v any) error {
 }
 
 // content says what the archive is, and what it holds.
-func (a *archiveReader) content() (archiveContent, error) {
+func (a *archiveReader) content(ctx context.Context) (archiveContent, error) {
 	var c archiveContent
 	var err error
 	switch {
@@ -184,7 +184,7 @@ func (a *archiveReader) content() (archiveContent, error) {
 		}
 	case a.seen[dockerManifestFile]:
 		if err = a.dockerErr; err == nil {
-			c.images, err = a.dockerImages()
+			c.images, err = a.dockerImages(ctx)
 		}
 	case a.seen["repositories"]:
 		err = fmt.Errorf("this is a docker archive of an engine before 1.10, which has no manifest.json: %w", errdefs.ErrNotImplemented)

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -23,12 +24,15 @@ type dockerImage struct {
 // dockerImages makes the images of manifest.json images of an OCI layout: the
 // configuration stays, and with it the image's ID; a manifest is added. The
 // same archive always gives the same one.
-func (a *archiveReader) dockerImages() ([]archiveImage, error) {
+func (a *archiveReader) dockerImages(ctx context.Context) ([]archiveImage, error) {
 	var images []archiveImage
 	if len(a.docker) > a.store.limits.Images {
 		return nil, a.tooMany()
 	}
 	for i, entry := range a.docker {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
 		desc, err := a.dockerImage(entry)
 		if err != nil {
 			return nil, fmt.Errorf("image %d of manifest.json: %w", i, err)

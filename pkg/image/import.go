@@ -56,6 +56,9 @@ func (s *Store) Import(ctx context.Context, r io.Reader, opts ImportOptions) (im
 	}
 	open := s.opener(stage)
 	for _, entry := range content.images {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
 		img, err := readImage(open, entry.desc)
 		if err != nil {
 			return nil, err

@@ -133,7 +133,9 @@ func TestPullProcess(t *testing.T) {
 func TestPullKilled(t *testing.T) {
 	s, u := newStore(t), newUpstream(t)
 	u.push(t, newArchive(t, "x", noiseLayer(t, 8<<20), noiseLayer(t, 2<<20)), "app", "latest")
+	u.mu.Lock()
 	u.cut = func() int64 { return 1 + mathrand.Int64N(500_000) }
+	u.mu.Unlock()
 	killed := 0
 	for i := range 10 {
 		cmd := exec.Command("/proc/self/exe", "-test.run=^TestPullProcess$")
