@@ -100,3 +100,31 @@ func TestToolbox(t *testing.T) {
 		}
 	}
 }
+
+// The Dockerfile compiles stress by itself, with the modules that sandbox has.
+func TestStressModule(t *testing.T) {
+	for ours, theirs := range map[string]string{"stress.mod": "../../go.mod", "stress.sum": "../../go.sum"} {
+		own, err := os.ReadFile(ours)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := os.ReadFile(theirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		for line := range strings.Lines(string(own)) {
+			_, module, ok := strings.Cut(line, "golang.org/")
+			if !ok {
+				continue
+			}
+			found++
+			if !strings.Contains(string(all), "golang.org/"+module) {
+				t.Errorf("%s: %q is not in %s", ours, strings.TrimSpace(line), theirs)
+			}
+		}
+		if found == 0 {
+			t.Errorf("%s names no module", ours)
+		}
+	}
+}

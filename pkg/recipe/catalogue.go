@@ -68,7 +68,8 @@ func (c *Catalogue) Add(dir string) (*Recipe, error) {
 }
 
 // needs lists the recipes whose images r is built with: those of its contexts,
-// and those that its Dockerfile names where no context has that name.
+// and those that its Dockerfile names where no context has that name. What every
+// store has is there without being built, even if there is a recipe of it, too.
 func (c *Catalogue) needs(r *Recipe) ([]string, error) {
 	if r.UpstreamOnly {
 		return nil, nil
@@ -85,7 +86,8 @@ func (c *Catalogue) needs(r *Recipe) ([]string, error) {
 	}
 	for _, s := range scan(b, r.Args).sources {
 		_, shadowed := r.Contexts[s.name]
-		if name := strings.TrimSuffix(s.name, ":latest"); !shadowed && c.Recipes[name] != nil {
+		name := strings.TrimSuffix(s.name, ":latest")
+		if !shadowed && c.Recipes[name] != nil && !slices.Contains(builtin, name) {
 			names = append(names, name)
 		}
 	}

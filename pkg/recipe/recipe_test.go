@@ -219,13 +219,18 @@ func TestOrder(t *testing.T) {
 	add("debian", "FROM scratch\n", "")
 	add("go", "FROM debian:latest\n", "")
 	add("app", "FROM debian AS build\nRUN --mount=type=bind,from=tools,target=/t true\nFROM scratch\nCOPY --from=build / /\n", "contexts: {tools: {recipe: go}}\n")
+	// Its recipe is none that others need: the image is in every store.
+	add("toolbox", "FROM debian\n", "")
+	add("game", "FROM toolbox AS a\nFROM toolbox:latest\nCOPY --from=toolbox / /\n", "")
 	write(t, root, map[string]string{"README.md": "", "nothing/README": ""})
 	c, err := LoadAll(root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ names, want []string }{
-		{nil, []string{"debian", "go", "app"}},
+		{nil, []string{"debian", "go", "app", "game", "toolbox"}},
+		{[]string{"game"}, []string{"game"}},
+		{[]string{"toolbox"}, []string{"debian", "toolbox"}},
 		{[]string{"app"}, []string{"debian", "go", "app"}},
 		{[]string{"go"}, []string{"debian", "go"}},
 	} {

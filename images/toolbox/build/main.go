@@ -4,6 +4,7 @@ package main
 
 import (
 	"debug/elf"
+	"embed"
 	"errors"
 	"flag"
 	"fmt"
@@ -19,6 +20,12 @@ import (
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sandboxlabs/sandbox/pkg/image"
 )
+
+//go:embed root/etc
+var etc embed.FS
+
+//go:embed SOURCE.template
+var sourceTemplate string
 
 type inputs struct {
 	busybox, version string // the program, and the Debian version it came in
@@ -127,21 +134,23 @@ func base(l *layer, _ inputs) error {
 	l.dir("tmp", 0o1777)
 	l.dir("var/tmp", 0o1777)
 	l.dir("home/learner", 0o755).own(1000)
-	l.file("etc/passwd", 0o644, []byte(`root:x:0:0:root:/root:/bin/sh
-nobody:x:65534:65534:nobody:/nonexistent:/bin/false
-learner:x:1000:1000:learner:/home/learner:/bin/sh
-`))
-	l.file("etc/group", 0o644, []byte("root:x:0:\nnogroup:x:65534:\nlearner:x:1000:\n"))
-	l.file("etc/shadow", 0o600, []byte("root:*:::::::\nnobody:*:::::::\nlearner:*:::::::\n"))
-	l.file("etc/nsswitch.conf", 0o644, []byte("passwd: files\ngroup: files\nhosts: files dns\n"))
-	l.file("etc/shells", 0o644, []byte("/bin/sh\n/bin/ash\n"))
-	l.file("etc/os-release", 0o644, []byte(`NAME="Sandbox toolbox"
-ID=toolbox
-PRETTY_NAME="Sandbox toolbox (busybox)"
-`))
-	// Every container gets these as bind mounts, whose targets must exist:
-	// here, so that a new container's upper directory is really empty.
-	l.file("etc/hosts", 0o644, []byte("127.0.0.1\tlocalhost\n::1\tlocalhost\n"))
+	files, err := etc.ReadDir("root/etc")
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		data, err := etc.ReadFile("root/etc/" + f.Name())
+		if err != nil {
+			return err
+		}
+		mode := int64(0o644)
+		if f.Name() == "shadow" {
+			mode = 0o600
+		}
+		l.file("etc/"+f.Name(), mode, data)
+	}
+	// Every container gets these, and hosts, as bind mounts, whose targets must
+	// exist: here, so that a new container's upper directory is really empty.
 	l.file("etc/hostname", 0o644, nil)
 	l.file("etc/resolv.conf", 0o644, nil)
 	l.symlink("etc/mtab", "/proc/self/mounts")
@@ -174,18 +183,8 @@ func busybox(l *layer, in inputs) error {
 	l.dir("usr/share/licenses/busybox", 0o755)
 	// A binary rebuild (+b1) has no source package of its own.
 	source, _, _ := strings.Cut(in.version, "+b")
-	l.file("usr/share/licenses/busybox/SOURCE", 0o644, fmt.Appendf(nil, `/bin/busybox is the program of the Debian package busybox-static, version
-%s, unchanged. BusyBox is free software under the GNU General Public
-License, version 2 (the file GPL-2 beside this one).
-
-Its complete source, with Debian's patches and build instructions, is the Debian
-source package busybox, version %s. On a machine that has Debian's
-package sources configured ("deb-src"):
-
-    apt-get source busybox=%s
-
-Debian's snapshot archive keeps every version that Debian ever published.
-`, in.version, source, source))
+	text := strings.NewReplacer("@VERSION@", in.version, "@SOURCE@", source).Replace(sourceTemplate)
+	l.file("usr/share/licenses/busybox/SOURCE", 0o644, []byte(text))
 	return errors.Join(
 		l.copy("usr/share/licenses/busybox/copyright", 0o644, in.copyright),
 		l.copy("usr/share/licenses/busybox/GPL-2", 0o644, in.gpl),
