@@ -60,7 +60,7 @@ func startDocker(t *testing.T, p *pocket) *dockerDaemon {
 	dir := home(t)
 	d := &dockerDaemon{dir: dir, env: append(os.Environ(), "DOCKER_HOST=unix://"+dir+"/docker.sock", "DOCKER_CONFIG="+dir, "DOCKER_BUILDKIT=1")}
 	settings := filepath.Join(dir, "daemon.json") // not the machine's own
-	if err := os.WriteFile(settings, []byte("{}"), 0o600); err != nil {
+	if err := os.WriteFile(settings, []byte(`{"builder": {"gc": {"enabled": false}}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	argv := []string{

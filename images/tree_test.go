@@ -307,8 +307,8 @@ func (b *dockerBuild) importFolder(t *testing.T, name, dir string, flags ...stri
 }
 
 // seed lets Docker use a Go cache of ours: what it compiles is the same, and
-// compiling it again would take long. Our cache is mounted on Docker's, where only
-// this Docker sees it.
+// compiling it again would take long. Ours is mounted on Docker's, where only this
+// Docker sees it; what it writes, or removes, it does not in ours.
 func (b *dockerBuild) seed(t *testing.T, id string) {
 	t.Helper()
 	from := filepath.Join(b.suite.Dirs.Build(), "cache", id)
@@ -327,7 +327,14 @@ func (b *dockerBuild) seed(t *testing.T, id string) {
 	if err != nil || len(to) != 1 {
 		t.Fatalf("Docker has the cache %s in %q, %v", id, to, err)
 	}
-	mount := exec.CommandContext(t.Context(), "nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", b.process.cmd.Process.Pid), "mount", "--bind", from, filepath.Dir(to[0]))
+	upper, work := filepath.Join(b.dir, id), filepath.Join(b.dir, id+".work")
+	for _, dir := range []string{upper, work} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount := exec.CommandContext(t.Context(), "nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", b.process.cmd.Process.Pid),
+		"mount", "-t", "overlay", "-o", "lowerdir="+from+",upperdir="+upper+",workdir="+work, "overlay", filepath.Dir(to[0]))
 	if out, err := mount.CombinedOutput(); err != nil {
 		t.Fatalf("mount the cache %s: %v: %s", id, err, out)
 	}
