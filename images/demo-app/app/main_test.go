@@ -86,17 +86,23 @@ func launch(t *testing.T, cfg config) running {
 	return r
 }
 
-func (r running) get(t *testing.T, path string) (int, error) {
+func (r running) get(t *testing.T, path string) (status int, err error) {
+	t.Helper()
+	status, _, err = r.page(t, path)
+	return status, err
+}
+
+func (r running) page(t *testing.T, path string) (status int, body string, err error) {
 	t.Helper()
 	// Not over a connection of an earlier request: the listener is of interest.
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	rep, err := client.Get("http://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port)) + path)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	defer rep.Body.Close()
-	_, err = io.Copy(io.Discard, rep.Body)
-	return rep.StatusCode, err
+	b, err := io.ReadAll(rep.Body)
+	return rep.StatusCode, string(b), err
 }
 
 func TestHealthcheck(t *testing.T) {
@@ -122,7 +128,7 @@ func TestHealthcheck(t *testing.T) {
 // While it drains the app is unready, and answers nevertheless; a request that
 // is under way at the end is finished.
 func TestShutdownLosesNoRequest(t *testing.T) {
-	r := launch(t, config{drainDelay: 500 * time.Millisecond, shutdownTimeout: 10 * time.Second})
+	r := launch(t, config{drainDelay: 2 * time.Second, shutdownTimeout: 20 * time.Second})
 	if _, err := r.get(t, "/"); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +142,7 @@ func TestShutdownLosesNoRequest(t *testing.T) {
 	if status, err := r.get(t, "/"); err != nil || status != http.StatusOK {
 		t.Errorf("a request while it drains: %d, %v", status, err)
 	}
-	if _, err := r.board.Patch([]byte(`{"latency": "1s"}`)); err != nil { // longer than it drains
+	if _, err := r.board.Patch([]byte(`{"latency": "3s"}`)); err != nil { // longer than it drains
 		t.Fatal(err)
 	}
 	if status, err := r.get(t, "/"); err != nil || status != http.StatusOK {
@@ -157,7 +163,12 @@ func TestShutdownHasAnEnd(t *testing.T) {
 	}
 	cut := make(chan error, 1)
 	go func() { _, err := r.get(t, "/"); cut <- err }()
-	time.Sleep(100 * time.Millisecond) // until it is under way
+	for body := ""; !strings.Contains(body, "http_requests_in_flight 2\n"); { // it, and the one that asks
+		var err error
+		if _, body, err = r.page(t, "/metrics"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	r.term()
 	if err := <-r.ended; !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
