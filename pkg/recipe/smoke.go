@@ -147,11 +147,16 @@ func note(message string) string {
 
 // until repeats try until it passes, ctx ends, or the container does.
 func (s Smoke) until(ctx context.Context, eng engine.Engine, id string, try func() error) error {
+	var last error
 	for {
 		err := try()
 		if err == nil {
 			return nil
 		}
+		if last != nil && ctx.Err() != nil {
+			return last // what was cut off says less
+		}
+		last = err
 		c, ierr := eng.Inspect(ctx, id)
 		if ierr != nil {
 			return errors.Join(err, ierr)

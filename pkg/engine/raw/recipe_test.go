@@ -29,7 +29,7 @@ func TestSmoke(t *testing.T) {
 		{recipe.Smoke{Name: "port", Args: serve, Port: 8080}, ""},
 		{recipe.Smoke{Name: "crash", Args: shell("echo broken; exit 1"), Port: 8080}, "the container exited with 1"},
 		{recipe.Smoke{Name: "exec", Args: shell("sleep 0.3; touch /ready; sleep 1000"), Exec: shell("test -e /ready && echo yes"), Expect: "yes"}, ""},
-		{recipe.Smoke{Name: "exec in vain", Args: shell("sleep 1000"), Exec: shell("echo no; exit 7"), Timeout: recipe.Duration(time.Second)}, "exit code 7"},
+		{recipe.Smoke{Name: "exec in vain", Args: shell("sleep 1000"), Exec: shell("echo no; exit 7"), Timeout: recipe.Duration(3 * time.Second)}, "exit code 7"},
 		{recipe.Smoke{Name: "never ends", Args: shell("sleep 1000"), Timeout: recipe.Duration(500 * time.Millisecond)}, "within 500ms"},
 	} {
 		err := recipe.RunSmoke(t.Context(), e, testImage, &recipe.Recipe{Name: "x", Smoke: []recipe.Smoke{tt.smoke}})
