@@ -115,13 +115,15 @@ func (c *CountingReader) Read(p []byte) (int, error) {
 // the reader's files are written. stop ends both; after that r and hash are no
 // longer used. At the end of ahead hash has seen all.
 func ReadAhead(r io.Reader, hash io.Writer) (ahead io.Reader, stop func()) {
-	const depth = 6
+	// Large enough for goroutines to wait for each other seldom: where there
+	// is other work to do, each time they do costs.
+	const depth, size = 4, 1 << 20
 	a := &aheadReader{
 		full: make(chan chunk, depth),
 		free: make(chan []byte, depth),
 	}
 	for range depth {
-		a.free <- make([]byte, CopyBuffer)
+		a.free <- make([]byte, size)
 	}
 	quit := make(chan struct{})
 	read := a.full
