@@ -142,7 +142,7 @@ func (e *containerd) Create(ctx context.Context, spec api.ContainerSpec, _ *expl
 		client.WithRuntime("io.containerd.runc.v2", nil),
 		client.WithNewSpec(
 			oci.WithImageConfigArgs(img, argv), oci.WithProcessArgs(argv...), oci.WithEnv(spec.Env),
-			oci.WithNewPrivileges, seccomp.WithDefaultProfile(), withoutRlimits,
+			oci.WithHostname(id), oci.WithoutRunMount, oci.WithNewPrivileges, seccomp.WithDefaultProfile(), withoutRlimits,
 			oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: nsPath(c.ns)}),
 			oci.WithMounts(mounts),
 			c.withVolumes(ctx, e.client, sortedKeys(config.Config.Volumes), spec.Mounts),

@@ -62,7 +62,7 @@ func TestSmoke(t *testing.T) {
 				{recipe.Smoke{Name: "files", Args: shell("cat /etc/app/config; touch /data/x && test -x /data"), Files: map[string]string{"/etc/app/config": "a: b"}, Mounts: []string{"/data"}, Expect: "^a: b$"}, ""},
 				{recipe.Smoke{Name: "a file in a mount", Args: shell("cat /data/sub/file"), Files: map[string]string{"/data/sub/file": "here"}, Mounts: []string{"/data"}, Expect: "^here$"}, ""},
 				{recipe.Smoke{Name: "environment", Args: shell("echo $A"), Env: []string{"A=b c"}, Expect: "^b c\n$"}, ""},
-				{recipe.Smoke{Name: "localhost", Args: shell("ping -c 1 -w 1 localhost")}, ""},
+				{recipe.Smoke{Name: "names", Args: shell("ping -c 1 -w 1 localhost && hostname -i"), Expect: `(?m)^198\.19\.`}, ""},
 				{recipe.Smoke{Name: "HTTP", Args: serve, Port: 8080, Path: "/", Body: "^welcome"}, ""},
 				{recipe.Smoke{Name: "port", Args: serve, Port: 8080}, ""},
 				{recipe.Smoke{Name: "HTTP other status", Args: serve, Port: 8080, Path: "/none", Timeout: recipe.Duration(3 * time.Second)}, "within 3s: GET /none: status 404, want 200"},

@@ -83,7 +83,7 @@ func builds(tmp string, n int, docker string) error {
 	if err := race(n, cold); err != nil {
 		return err
 	}
-	table("Build: four stages, 17 instructions, nothing cached", cold)
+	table("Build: four stages, 18 instructions, nothing cached", cold)
 	warm := []*competitor{
 		{name: "sandbox image build", argv: fixed("bin/sandbox", "image", "build", "--quiet", "--tag", "bench", dir)},
 		{name: "docker build (BuildKit)", argv: fixed(docker, "build", "--quiet", "--tag", "bench", dir), env: buildkit},
