@@ -51,7 +51,7 @@ func (s *Store) viewLayer(ctx context.Context, view *layersView, desc ispec.Desc
 	ahead, stop := layer.ReadAhead(&layer.LimitReader{R: stream, Left: limit, Why: "it unpacks to more than " + words}, nil)
 	defer stop()
 	view.begin(row)
-	tr := tar.NewReader(ahead)
+	tr := tar.NewReader(untilDone(ctx, ahead))
 	for {
 		hdr, err := tr.Next()
 		if errors.Is(err, io.EOF) {

@@ -172,6 +172,8 @@ func (s *Store) extractLayer(ctx context.Context, desc ispec.Descriptor, diffID 
 		R: stream, Left: limit, Why: "it unpacks to more than " + words,
 	}, verifier)
 	defer stop()
+	// ctx also ends the writing of what was read ahead.
+	ahead = untilDone(ctx, ahead)
 	if err := layer.Extract(root, ahead, layer.Limits{Files: s.limits.Files, Bytes: limit, Words: words}); err != nil {
 		return err
 	}
