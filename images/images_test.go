@@ -72,11 +72,27 @@ func TestRecipes(t *testing.T) {
 func TestReproducible(t *testing.T) {
 	s := openSuite(t)
 	var first, second map[string]image.Image
+	anew := func(t *testing.T, names ...string) map[string]image.Image {
+		m := s.maker()
+		m.NoCache, m.Engine = true, nil // it is tested
+		return imagesOf(s.make(t, m, names...))
+	}
 	twice := func(t *testing.T, names ...string) {
-		first = imagesOf(s.make(t, s.maker(), names...))
-		again := s.maker()
-		again.NoCache, again.Engine = true, nil // it is tested
-		second = imagesOf(s.make(t, again, names...))
+		first, second = imagesOf(s.make(t, s.maker(), names...)), anew(t, names...)
+		var differ []string
+		for _, name := range names {
+			if first[name].Descriptor.Digest != second[name].Descriptor.Digest {
+				differ = append(differ, name)
+			}
+		}
+		if len(differ) == 0 || t.Failed() {
+			return
+		}
+		// What is in the store may be of another day, and Debian's archive of this.
+		t.Logf("built a third time: %q", differ)
+		for name, img := range anew(t, differ...) {
+			first[name], second[name] = second[name], img
+		}
 	}
 	if !alone() {
 		twice(t, s.names()...)
