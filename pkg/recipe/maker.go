@@ -149,7 +149,7 @@ func (m *Maker) one(ctx context.Context, res *Result, emit func(api.BuildEvent))
 		res.Err = err
 		return
 	}
-	img, err := m.Build(ctx, Build{Recipe: r, Name: r.Name + ":latest", Contexts: contexts, NoCache: m.NoCache, Trace: m.Trace}, emit)
+	img, err := m.Build(ctx, Build{Recipe: r, Name: r.ImageName(), Contexts: contexts, NoCache: m.NoCache, Trace: m.Trace}, emit)
 	if err != nil {
 		res.Err = err
 		return

@@ -93,6 +93,16 @@ func (d Duration) MarshalYAML() (any, error) { return time.Duration(d).String(),
 // Dockerfile is where the recipe's Dockerfile is.
 func (r *Recipe) Dockerfile() string { return filepath.Join(r.Dir, "Dockerfile") }
 
+// ImageName is what the image is called, beside NAME:VERSION. The name without a
+// version of an image that every store has is that image's: what is built FROM
+// it does not depend on whether its recipe was built before.
+func (r *Recipe) ImageName() string {
+	if slices.Contains(builtin, r.Name) {
+		return r.Name + ":" + r.Version
+	}
+	return r.Name + ":latest"
+}
+
 // Budget is what Size allows, in bytes; 0 without a limit.
 func (r *Recipe) Budget() (int64, error) {
 	if r.Size == "" {

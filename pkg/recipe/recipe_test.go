@@ -254,3 +254,13 @@ func TestOrder(t *testing.T) {
 		t.Errorf("circle: %v", err)
 	}
 }
+
+// TestImageName: a recipe does not take the place of an image that every store
+// has.
+func TestImageName(t *testing.T) {
+	for name, want := range map[string]string{"web": "web:latest", "toolbox": "toolbox:1.2"} {
+		if got := (&Recipe{Name: name, Version: "1.2"}).ImageName(); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
