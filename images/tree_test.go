@@ -23,12 +23,16 @@ import (
 // incomparable says why Docker's build of a recipe is not compared.
 var incomparable = map[string]string{
 	"localstack": "Maven trusts only the authorities that Java has, and Docker's builds can't be told the host's",
+	// Linked and packed a third time, each takes Docker minutes.
+	"kind-node": tooSlow, "prometheus": tooSlow, "tools": tooSlow, "traefik": tooSlow,
 }
 
 // packing are recipes that pack images, with Debian's files, into their own: no
 // file can be left out of the comparison. What they download by TLS is in the
 // caches that Docker is lent.
 var packing = []string{"kind-node"}
+
+const tooSlow = "it takes Docker as long as all others together"
 
 // caBundle is where Debian has the authorities that it trusts. The Docker of
 // this test is told of the host's there, as it can't be told otherwise: this file
