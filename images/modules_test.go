@@ -19,7 +19,7 @@ func TestModules(t *testing.T) {
 		t.Run(dir, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), "go", "test", "-trimpath", "./...")
 			cmd.Dir = dir
-			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-modcacherw -buildvcs=false",
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-modcacherw -buildvcs=false -gcflags=all=-dwarf=false",
 				"GOMODCACHE="+filepath.Join(root, "build", "cache", "gomod"),
 				"GOCACHE="+filepath.Join(root, "build", "cache", "gobuild"))
 			if out, err := cmd.CombinedOutput(); err != nil {
