@@ -95,7 +95,11 @@ func openSuiteIn(t *testing.T, root string) *suite {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Engine = raw.New(raw.Config{Dirs: s.Dirs, Images: s.Store, Network: links, Log: log, CgroupParent: "/" + filepath.Base(run)})
+	s.Builder = &build.Builder{Store: s.Store, Dirs: s.Dirs, Host: build.HostFromEnv(), Log: log}
+	s.Engine = raw.New(raw.Config{
+		Dirs: s.Dirs, Images: s.Store, Network: links, Log: log, CgroupParent: "/" + filepath.Base(run), Keep: s.Builder.Keep,
+	})
+	s.Builder.Engine = s.Engine
 	if err := s.Engine.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +113,6 @@ func openSuiteIn(t *testing.T, root string) *suite {
 			t.Error(err)
 		}
 	})
-	s.Builder = &build.Builder{Store: s.Store, Engine: s.Engine, Dirs: s.Dirs, Host: build.HostFromEnv(), Log: log}
 	if s.Catalogue, err = recipe.LoadAll("."); err != nil {
 		t.Fatal(err)
 	}

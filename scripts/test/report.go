@@ -16,7 +16,7 @@ type test struct{ pkg, name string }
 // outcome is what became of a test in all the places where it ran.
 type outcome struct {
 	passed, failed, skipped bool
-	reason                  string // of the skip
+	reason                  string // of the skip, or of the failure
 }
 
 // running is a test that has not ended yet, and where.
@@ -80,9 +80,12 @@ func (r *report) add(where string, e event) bool {
 		o.passed = true
 	case "skip":
 		o.skipped = true
-		o.reason = skipReason(text)
+		if !o.failed {
+			o.reason = lastMessage(text)
+		}
 	case "fail":
 		o.failed = true
+		o.reason = lastMessage(text)
 		fmt.Fprintf(r.out, "FAIL  %-4s  %s %s\n%s", where, e.Package, e.Test, indent(text))
 		return true
 	}
@@ -125,7 +128,7 @@ func (r *report) cutShort(where, pkg string) {
 	for key, b := range r.output {
 		if key.where == where && key.test.pkg == pkg && key.test.name != "" {
 			delete(r.output, key)
-			r.tests[key.test] = &outcome{failed: true}
+			r.tests[key.test] = &outcome{failed: true, reason: lastMessage(b.String())}
 			fmt.Fprintf(r.out, "FAIL  %-4s  %s %s did not end\n%s", where, pkg, key.test.name, indent(b.String()))
 		}
 	}
@@ -170,7 +173,7 @@ func (r *report) summary() bool {
 		switch o := r.tests[id]; {
 		case o.failed:
 			failed++
-			fmt.Fprintf(&fails, "  %s %s\n", id.pkg, id.name)
+			fmt.Fprintf(&fails, "  %s %s: %s\n", id.pkg, id.name, o.reason)
 		case o.passed:
 			passed++
 		case o.skipped:
@@ -192,9 +195,10 @@ func (r *report) summary() bool {
 	return failed == 0
 }
 
-// skipReason is the message of t.Skip: the last line that is not the testing
-// package's own, without its file and line.
-func skipReason(output string) string {
+// lastMessage is what a test said last, to skip or to fail as a rule, without
+// its file and line and what the testing package writes.
+func lastMessage(output string) string {
+	const most = 300
 	reason := "no reason given"
 	for line := range strings.Lines(output) {
 		line = strings.TrimSpace(line)
@@ -205,6 +209,9 @@ func skipReason(output string) string {
 			line = message
 		}
 		reason = line
+	}
+	if len(reason) > most {
+		reason = strings.ToValidUTF8(reason[:most], "") + "…"
 	}
 	return reason
 }

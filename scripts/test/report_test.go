@@ -49,8 +49,8 @@ skipped everywhere:
 measured:
   host  3 images: 1.2 s
 failed:
-  p TestGood
-  q TestHang
+  p TestGood: not here
+  q TestHang: panic: test timed out
 1 passed, 4 failed, 1 skipped
 `
 	var out strings.Builder
