@@ -210,6 +210,28 @@ func (n *Namespace) Links(kind string) ([]string, error) {
 	return names, nil
 }
 
+// Ports lists the names of the links that are plugged into a bridge; there are
+// none in one that does not exist.
+func (n *Namespace) Ports(bridge string) ([]string, error) {
+	links, err := dump(n.nl.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	index := -1
+	for _, link := range links {
+		if link.Attrs().Name == bridge {
+			index = link.Attrs().Index
+		}
+	}
+	var names []string
+	for _, link := range links {
+		if link.Attrs().MasterIndex == index {
+			names = append(names, link.Attrs().Name)
+		}
+	}
+	return names, nil
+}
+
 // Stats are the cumulative counters of one link, as rtnl_link_stats64.
 type Stats struct {
 	RxBytes, TxBytes, RxPackets, TxPackets uint64

@@ -207,13 +207,18 @@ func (n *Network) Sweep(ctx context.Context, live map[string]bool) error {
 			}
 		}
 	}
-
 	links, err := n.links.Links("veth")
-	errs = append(errs, err)
+	return errors.Join(append(errs, err, n.removeLinks(links, short))...)
+}
+
+// removeLinks removes those of links that are of containers whose short IDs are
+// not in keep.
+func (n *Network) removeLinks(links []string, keep map[string]bool) error {
+	var errs []error
 	for _, link := range links {
 		// Only what carries a short ID behind the prefix is ours.
 		id, ok := strings.CutPrefix(link, linkPrefix)
-		if ok && isShortID(id) && !short[id] {
+		if ok && isShortID(id) && !keep[id] {
 			n.cfg.Log.Info("removing link of a container that is gone", zap.String("link", link))
 			errs = append(errs, n.links.DeleteLink(link, nil))
 		}
@@ -221,13 +226,31 @@ func (n *Network) Sweep(ctx context.Context, live map[string]bool) error {
 	return errors.Join(errs...)
 }
 
+// unplug removes what is still in the bridge of containers that are gone.
+func (n *Network) unplug() error {
+	ports, err := n.links.Ports(n.cfg.Bridge)
+	if err != nil {
+		return err
+	}
+	table, err := n.leases.read()
+	if err != nil {
+		return err
+	}
+	connected := map[string]bool{}
+	for _, lease := range table.Leases {
+		connected[shortID(lease.Container)] = true
+	}
+	return n.removeLinks(ports, connected)
+}
+
 // isShortID reports whether s can be the beginning of an ID.
 func isShortID(s string) bool {
 	return len(s) == 12 && strings.Trim(s, "0123456789abcdef") == ""
 }
 
-// Down removes the name server, the rules and the bridge. Containers that are
-// still connected lose their network. ip_forward stays on: others may have
+// Down removes the name server, the rules and the bridge, and the links of
+// containers that are gone: the kernel removes those in its own time, which
+// under load is seconds. Containers that are still connected lose their network. ip_forward stays on: others may have
 // come to need it.
 func (n *Network) Down(ctx context.Context, trace *explain.Tracer) error {
 	n.up.Lock()
@@ -243,7 +266,7 @@ func (n *Network) Down(ctx context.Context, trace *explain.Tracer) error {
 	if dns != nil {
 		errs = append(errs, dns.close())
 	}
-	return errors.Join(append(errs,
+	return errors.Join(append(errs, n.unplug(),
 		network.RemoveFirewall(trace),
 		n.links.DeleteLink(n.cfg.Bridge, trace))...)
 }

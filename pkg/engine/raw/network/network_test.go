@@ -336,6 +336,30 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// TestDownLinks: the links of containers that are gone go with the bridge, not
+// when the kernel comes to it; those of others stay.
+func TestDownLinks(t *testing.T) {
+	n := newNetwork(t)
+	ns := newNamespace(t)
+	if _, err := n.Attach(t.Context(), EndpointConfig{ID: id(1), Name: "one", NetNS: ns.path()}, nil); err != nil {
+		t.Fatal(err)
+	}
+	gone, other := linkName(id(2)), linkName(id(3))
+	run(t, "ip", "link", "add", gone, "master", n.cfg.Bridge, "type", "veth", "peer", "name", "sbtpeer2")
+	run(t, "ip", "link", "add", other, "type", "veth", "peer", "name", "sbtpeer3")
+	defer run(t, "ip", "link", "del", other)
+	if err := n.Down(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	links, err := n.links.Links("veth")
+	if err != nil || slices.Contains(links, gone) || !slices.Contains(links, other) || !slices.Contains(links, linkName(id(1))) {
+		t.Errorf("links %v, %v", links, err)
+	}
+	if err := n.Up(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestChooseSubnet(t *testing.T) {
 	n := newNetwork(t, "10.90.0.53")
 	run(t, "ip", "link", "add", "sbtv0", "type", "veth", "peer", "name", "sbtv1")
