@@ -15,6 +15,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/host"
 	"github.com/sandboxlabs/sandbox/pkg/image"
 	"github.com/sandboxlabs/sandbox/pkg/stack"
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
 	"github.com/sandboxlabs/sandbox/pkg/stack/internals"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 	"go.uber.org/zap"
@@ -47,21 +48,27 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host, opts cli.Serving)
 	defer func() { _ = engine.Close() }() // only ends its watching
 	service.use(engine)
 	defer service.Builder.Close()
-	graph, err := stack.New(internals.New(internals.Config{
-		Dirs: dirs, Engine: engine, Preflight: h.Check,
-		Runtime: func() (fs.File, error) { return embedded.Open(embedded.Runtime) },
-		Network: networkPart(links), Image: imagePart(images), Toolbox: toolbox, Purge: engine.Purge,
-	}))
+	endpoint := newRegistry(images, opts, log)
+	containers := newDocker(service, endpoint, log)
+	defer func() { _ = containers.Close() }() // only idle connections
+	graph, err := stack.New(
+		internals.New(internals.Config{
+			Dirs: dirs, Engine: engine, Preflight: h.Check,
+			Runtime: func() (fs.File, error) { return embedded.Open(embedded.Runtime) },
+			Network: networkPart(links), Image: imagePart(images), Toolbox: toolbox, Purge: engine.Purge,
+		}),
+		docker.NewStage(containers),
+	)
 	if err != nil {
 		return err
 	}
-	endpoint := newRegistry(images, opts, log)
 	return daemon.New(daemon.Config{
 		Dirs: dirs, Engine: engine, Images: service, Stack: graph, Log: log.Named("daemon"),
 		Group: host.Group, Version: daemonVersion(), Services: services(endpoint),
 		Prepare: func(ctx context.Context) error {
 			sweep(ctx, engine, log)
 			endpoint.Start(ctx)
+			go containers.Resume(ctx)
 			return ctx.Err()
 		},
 	}).Run(ctx)

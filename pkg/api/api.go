@@ -102,6 +102,16 @@ type StatusItem struct {
 type UpOptions struct {
 	Only    []string `json:"only,omitempty"`
 	Without []string `json:"without,omitempty"`
+	Settings
+}
+
+// Settings are the choices about the stack that outlive an `up`: the next one,
+// also after a reboot, goes by them where it makes no other choice.
+type Settings struct {
+	// Nodes of the cluster; 0 for one.
+	Nodes int `json:"nodes,omitempty"`
+	// Ports move services, by name, to other ports of the host.
+	Ports map[string]uint16 `json:"ports,omitempty"`
 }
 
 // DownOptions is the body of POST /v1/down.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,10 +37,13 @@ time: after a crash, a reboot or a Ctrl-C it repairs. Needs root.
 EXAMPLES
   sudo sandbox up
   sudo sandbox up --only internals
+  sudo sandbox up --nodes 3 --port grafana=3002
   sudo sandbox up --json`,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "only", Usage: "bring up these `STAGES`, separated by commas, and what they need"},
 			&cli.StringSliceFlag{Name: "without", Usage: "leave out these `STAGES`, and what needs them"},
+			&cli.IntFlag{Name: "nodes", Usage: "make the cluster of `N` nodes (1, or what it was)", DefaultText: " "},
+			&cli.StringSliceFlag{Name: "port", Usage: "let a service have another port of this machine: `NAME=PORT`"},
 			jsonFlag(),
 		},
 		Action: p.action(0, 0, p.up),
@@ -48,6 +52,14 @@ EXAMPLES
 
 func (p *program) up(ctx context.Context, c *cli.Context) error {
 	opts := api.UpOptions{Only: splitList(c.StringSlice("only")), Without: splitList(c.StringSlice("without"))}
+	if c.IsSet("nodes") && c.Int("nodes") < 1 {
+		return usagef("--nodes %d: a cluster has one node at least", c.Int("nodes"))
+	}
+	opts.Nodes = c.Int("nodes")
+	var err error
+	if opts.Ports, err = movedPorts(splitList(c.StringSlice("port"))); err != nil {
+		return err
+	}
 	if err := p.ensureDaemon(ctx, p.preflight); err != nil {
 		return err
 	}
@@ -70,6 +82,23 @@ func (p *program) up(ctx context.Context, c *cli.Context) error {
 		return err
 	}
 	return statusTable(p.Term.OutStyle(), status).Write(p.Term.Stdout(), p.Term.OutStyle())
+}
+
+// movedPorts reads the values of --port, NAME=PORT.
+func movedPorts(values []string) (map[string]uint16, error) {
+	var ports map[string]uint16
+	for _, v := range values {
+		name, number, _ := strings.Cut(v, "=")
+		port, err := strconv.ParseUint(number, 10, 16)
+		if name == "" || err != nil || port == 0 {
+			return nil, usagef("--port %q: want NAME=PORT, as in grafana=3002", v)
+		}
+		if ports == nil {
+			ports = map[string]uint16{}
+		}
+		ports[name] = uint16(port)
+	}
+	return ports, nil
 }
 
 // splitList takes comma-separated lists apart, and drops what is empty.

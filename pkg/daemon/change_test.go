@@ -26,7 +26,7 @@ type testStage struct {
 
 func (s *testStage) Name() string                      { return s.name }
 func (s *testStage) Needs() []string                   { return s.needs }
-func (s *testStage) Up() []stack.Step                  { return s.up }
+func (s *testStage) Up(api.UpOptions) []stack.Step     { return s.up }
 func (s *testStage) Down(api.DownOptions) []stack.Step { return s.down }
 func (s *testStage) Status(context.Context) ([]api.StatusItem, error) {
 	return []api.StatusItem{{What: s.name, State: stack.StateUp}}, nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/stack"
 )
 
 // statusTimeout bounds how long the stages may take to look at themselves.
@@ -39,6 +40,13 @@ func (d *Daemon) getStatus(w http.ResponseWriter, r *http.Request) error {
 func (d *Daemon) postUp(w http.ResponseWriter, r *http.Request) error {
 	var opts api.UpOptions
 	if err := decodeBody(w, r, &opts); err != nil {
+		return err
+	}
+	if _, err := d.Stack.Up(opts); err != nil {
+		return err // before anything of it is remembered
+	}
+	opts, err := stack.Remember(d.Dirs, opts)
+	if err != nil {
 		return err
 	}
 	return d.begin(w, api.ChangeUp, opts)

@@ -21,7 +21,7 @@ type Stage interface {
 	// Needs names the stages that must be up before this one.
 	Needs() []string
 	// Up and Down are what to do, in order. Making the list has no effects.
-	Up() []Step
+	Up(api.UpOptions) []Step
 	Down(api.DownOptions) []Step
 	// Status looks at what is there, without changing it.
 	Status(ctx context.Context) ([]api.StatusItem, error)
@@ -145,7 +145,7 @@ func (g *Graph) Up(opts api.UpOptions) (*Plan, error) {
 			continue
 		}
 		if wanted[name] {
-			p.add(name, s.Needs(), s.Up())
+			p.add(name, s.Needs(), s.Up(opts))
 		}
 	}
 	if len(p.nodes) == 0 {

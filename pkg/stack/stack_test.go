@@ -23,7 +23,7 @@ type fakeStage struct {
 
 func (s *fakeStage) Name() string    { return s.name }
 func (s *fakeStage) Needs() []string { return s.needs }
-func (s *fakeStage) Up() []Step {
+func (s *fakeStage) Up(api.UpOptions) []Step {
 	return []Step{{Name: "start", Do: func(ctx context.Context, p Progress) error {
 		if s.do == nil {
 			return nil
@@ -31,7 +31,7 @@ func (s *fakeStage) Up() []Step {
 		return s.do(ctx)
 	}, Undo: s.undo}}
 }
-func (s *fakeStage) Down(api.DownOptions) []Step { return s.Up() }
+func (s *fakeStage) Down(api.DownOptions) []Step { return s.Up(api.UpOptions{}) }
 func (s *fakeStage) Status(context.Context) ([]api.StatusItem, error) {
 	return s.items, nil
 }

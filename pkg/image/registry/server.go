@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,8 +43,10 @@ type Server struct {
 	Log      *zap.Logger
 
 	mu   sync.Mutex
-	at   net.Addr // nil until it listens
-	note string   // why it does not
+	ctx  context.Context //nolint:containedctx // of Start, which the listeners that come later end with
+	at   net.Addr        // nil until it listens
+	note string          // why it does not
+	also map[netip.Addr]bool
 }
 
 // CheckAddr says what is wrong with an address for a Server.
@@ -66,13 +69,50 @@ func (s *Server) Start(ctx context.Context) {
 	if s.Log == nil {
 		s.Log = zap.NewNop()
 	}
-	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", s.Addr)
+	at, err := s.listen(ctx, s.Addr)
 	if err != nil {
 		s.failed(explain(s.Addr, err))
 		return
 	}
-	host, _, _ := net.SplitHostPort(s.Addr) // it could be listened on
+	s.mu.Lock()
+	s.ctx, s.at, s.note = ctx, at, ""
+	s.mu.Unlock()
+	s.Log.Info("registry serves", zap.Stringer("address", at), zap.Bool("upstream", s.Upstream != nil))
+}
+
+// ServeAt serves at a further address of this host as well, with the same port,
+// for as long as what Start has begun: containers do not reach the loopback
+// interface, but the gateway of their network.
+func (s *Server) ServeAt(addr netip.Addr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.at == nil {
+		return fmt.Errorf("there is no registry: %s: %w", cmp.Or(s.note, "it is off"), errdefs.ErrFailedPrecondition)
+	}
+	port := s.at.(*net.TCPAddr).AddrPort().Port()
+	if s.also[addr] || s.at.(*net.TCPAddr).AddrPort().Addr().Unmap() == addr {
+		return nil
+	}
+	hostport := netip.AddrPortFrom(addr, port).String()
+	if _, err := s.listen(s.ctx, hostport); err != nil {
+		return fmt.Errorf("registry at %s: %s: %w", hostport, explain(hostport, err), errdefs.ErrFailedPrecondition)
+	}
+	if s.also == nil {
+		s.also = map[netip.Addr]bool{}
+	}
+	s.also[addr] = true
+	s.Log.Info("registry serves", zap.String("address", hostport))
+	return nil
+}
+
+// listen serves at an address in the background until ctx ends.
+func (s *Server) listen(ctx context.Context, hostport string) (net.Addr, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", hostport)
+	if err != nil {
+		return nil, err
+	}
+	host, _, _ := net.SplitHostPort(hostport) // it could be listened on
 	server := &http.Server{
 		Handler: New(s.Store, Options{
 			Upstream: s.Upstream, Context: ctx, Hosts: []string{host}, Log: s.Log,
@@ -82,16 +122,22 @@ func (s *Server) Start(ctx context.Context) {
 		ErrorLog:          zap.NewStdLog(s.Log),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
-	s.mu.Lock()
-	s.at, s.note = listener.Addr(), ""
-	s.mu.Unlock()
-	s.Log.Info("registry serves", zap.String("address", listener.Addr().String()), zap.Bool("upstream", s.Upstream != nil))
 	context.AfterFunc(ctx, func() { _ = server.Close() }) // ends Serve
 	go func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			s.failed(err.Error())
+		err := server.Serve(listener)
+		if errors.Is(err, http.ErrServerClosed) {
+			return
 		}
+		if hostport == s.Addr {
+			s.failed(err.Error())
+			return
+		}
+		s.mu.Lock()
+		delete(s.also, listener.Addr().(*net.TCPAddr).AddrPort().Addr())
+		s.mu.Unlock()
+		s.Log.Warn("registry", zap.String("address", hostport), zap.Error(err))
 	}()
+	return listener.Addr(), nil
 }
 
 // failed records why there is no registry.
@@ -114,6 +160,16 @@ func explain(addr string, err error) string {
 		}
 	}
 	return note + "; another one: sandbox daemon --registry IP:PORT, or SANDBOX_REGISTRY in its environment"
+}
+
+// Address is where it listens, or would.
+func (s *Server) Address() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.at != nil {
+		return s.at.String()
+	}
+	return s.Addr
 }
 
 // Status is the server as one row of a listing; false if it is off.

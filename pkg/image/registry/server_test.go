@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/sandboxlabs/sandbox/pkg/image"
 	"github.com/sandboxlabs/sandbox/pkg/image/registry"
 )
@@ -48,6 +50,44 @@ func TestServer(t *testing.T) {
 	stop()
 	for range 500 {
 		conn, err := net.Dial("tcp", item.Where)
+		if err != nil {
+			return
+		}
+		conn.Close()
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("it serves after its end")
+}
+
+// TestServeAt: the same images at a second address of this host, by which it
+// may then be called, and not by others.
+func TestServeAt(t *testing.T) {
+	store := newStore(t)
+	put(t, store, "app:v1")
+	ctx, stop := context.WithCancel(t.Context())
+	s := &registry.Server{Store: store, Addr: "127.0.0.1:0"}
+	if err := s.ServeAt(netip.MustParseAddr("127.0.0.2")); err == nil {
+		t.Error("it serves before its start")
+	}
+	s.Start(ctx)
+	for range 2 {
+		if err := s.ServeAt(netip.MustParseAddr("127.0.0.2")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	item, _ := s.Status()
+	other := "127.0.0.2" + strings.TrimPrefix(item.Where, "127.0.0.1")
+	resp, err := http.Get("http://" + other + "/v2/library/app/manifests/v1?ns=docker.io")
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+	resp.Body.Close()
+	if err := s.ServeAt(netip.MustParseAddr("192.0.2.1")); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "192.0.2.1:") {
+		t.Errorf("an address of no link: %v", err)
+	}
+	stop()
+	for range 500 {
+		conn, err := net.Dial("tcp", other)
 		if err != nil {
 			return
 		}

@@ -68,7 +68,7 @@ func New(cfg Config) *Stage { return &Stage{cfg} }
 func (s *Stage) Name() string    { return Name }
 func (s *Stage) Needs() []string { return nil }
 
-func (s *Stage) Up() []stack.Step {
+func (s *Stage) Up(api.UpOptions) []stack.Step {
 	return []stack.Step{
 		{Name: "preflight", Do: s.preflight},
 		{Name: "state folders", Do: s.folders},

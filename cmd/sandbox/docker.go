@@ -1,0 +1,30 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/sandboxlabs/sandbox/pkg/daemon/images"
+	"github.com/sandboxlabs/sandbox/pkg/image/registry"
+	"github.com/sandboxlabs/sandbox/pkg/linux/socket"
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
+	"go.uber.org/zap"
+)
+
+// newDocker returns this machine's Docker engine, which takes images from the
+// endpoint.
+func newDocker(service imageService, endpoint *registry.Server, log *zap.Logger) *docker.Engine {
+	return docker.New(docker.Config{
+		Images:   images.ForStack{Service: service.Service, Address: endpoint.Address},
+		Registry: endpoint.Address,
+		Serve:    func(_ context.Context, gateway netip.Addr) error { return endpoint.ServeAt(gateway) },
+		PortOwner: func(at netip.AddrPort) string {
+			owner, err := socket.Listener("/proc", "tcp", at.Addr().AsSlice(), at.Port())
+			if err != nil {
+				return ""
+			}
+			return owner.String()
+		},
+		Log: log.Named("docker"),
+	})
+}

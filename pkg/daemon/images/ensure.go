@@ -1,0 +1,61 @@
+package images
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/distribution/reference"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/stack"
+)
+
+// ForStack is the service as the stages of the stack see it.
+type ForStack struct {
+	*Service
+	// Address is the registry endpoint's on this host.
+	Address func() string
+}
+
+// Ensure implements stack.Images.
+func (s ForStack) Ensure(ctx context.Context, name string, p stack.Progress) (stack.Image, error) {
+	got, err := s.Pull(ctx, api.ImagePull{Name: name, Resolve: true}, func(f api.Frame) { note(f, p) })
+	if err != nil {
+		return stack.Image{}, err
+	}
+	img, err := s.Store.Resolve(name)
+	if err != nil {
+		return stack.Image{}, err
+	}
+	named, err := reference.ParseNormalizedNamed(img.Name)
+	if err != nil {
+		return stack.Image{}, fmt.Errorf("image %s: %w", img.Name, err)
+	}
+	return stack.Image{
+		Ref:  s.Address() + "/" + reference.FamiliarString(named),
+		Name: img.Name, Digest: img.Descriptor.Digest.String(), From: got.From,
+	}, nil
+}
+
+// note makes of what a pull or a build reports what a step shows of it.
+func note(f api.Frame, p stack.Progress) {
+	switch {
+	case f.Progress != nil:
+		p.Bytes(f.Progress.Done, f.Progress.Total)
+	case f.Build != nil && f.Build.Status == api.BuildRunning:
+		p.Note("building image %s: %s", f.Build.Recipe, oneLine(f.Build.Instruction))
+	case f.Warning != "":
+		p.Note("%s", f.Warning)
+	}
+}
+
+// oneLine is the beginning of an instruction.
+func oneLine(s string) string {
+	const most = 60
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}

@@ -1,0 +1,284 @@
+package docker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/client"
+	"github.com/docker/docker/pkg/stdcopy"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/stack"
+)
+
+const (
+	// readyTimeout bounds how long a service may take until it is of use.
+	readyTimeout = 3 * time.Minute
+	readyPoll    = 100 * time.Millisecond
+	// stopSeconds is how long Docker waits for a service to end by itself.
+	stopSeconds = 10
+	// lastLines is how much of its log an error about a service shows.
+	lastLines = "15"
+)
+
+// Run has the service run as it is described, and waits until it is ready. A
+// container that is there already stays, unless it was made of something else.
+func (e *Engine) Run(ctx context.Context, s Service, p stack.Progress) error {
+	c, err := e.Client()
+	if err != nil {
+		return err
+	}
+	img, err := e.Images.Ensure(ctx, s.Image, p)
+	if err != nil {
+		return err
+	}
+	want, err := s.create(img.Ref, img.Digest)
+	if err != nil {
+		return err
+	}
+	note, err := e.converge(ctx, c, s, img, want, p)
+	if err != nil {
+		return e.explain(err)
+	}
+	p.Note("%s; waiting until it is ready", note)
+	if err := e.await(ctx, c, s); err != nil {
+		return e.explain(err)
+	}
+	p.Note("%s", note)
+	return nil
+}
+
+// converge returns what it did.
+func (e *Engine) converge(ctx context.Context, c *client.Client, s Service, img stack.Image, want creation, p stack.Progress) (string, error) {
+	name := s.containerName()
+	have, err := c.ContainerInspect(ctx, name)
+	done := "started; image from " + img.From
+	switch {
+	case errdefs.IsNotFound(err):
+	case err != nil:
+		return "", fmt.Errorf("inspect container %s: %w", name, err)
+	case have.Config.Labels[LabelStage] == "":
+		return "", &hinted{
+			fmt.Errorf("container %s is in the way: Docker has one of that name that sandbox did not make: %w", name, errdefs.ErrAlreadyExists),
+			"rename it (docker rename " + name + " OTHER), or remove it (docker rm -f " + name + ")",
+		}
+	case have.Config.Labels[labelSpec] == want.Config.Labels[labelSpec] && usable(have.State):
+		if have.State.Running && !have.State.Paused {
+			return "already there", nil
+		}
+		return e.start(ctx, c, s, "started again")
+	default:
+		done = "made anew: " + cause(have, want)
+		if err := remove(ctx, c, have.ID); err != nil {
+			return "", err
+		}
+	}
+	if err := e.freePorts(s); err != nil {
+		return "", err
+	}
+	if err := pull(ctx, c, img, p); err != nil {
+		return "", err
+	}
+	if _, err := c.ContainerCreate(ctx, want.Config, want.Host, want.Network, nil, name); err != nil {
+		return "", fmt.Errorf("create container %s: %w", name, err)
+	}
+	return e.start(ctx, c, s, done)
+}
+
+// usable reports whether a container in this state can be started, or is.
+func usable(s *container.State) bool { return !s.Dead && s.Status != container.StateRemoving }
+
+func cause(have container.InspectResponse, want creation) string {
+	if have.Config.Image != want.Config.Image {
+		return "another image"
+	}
+	return "its settings changed"
+}
+
+func (e *Engine) start(ctx context.Context, c *client.Client, s Service, done string) (string, error) {
+	name := s.containerName()
+	if have, err := c.ContainerInspect(ctx, name); err == nil && have.State.Paused {
+		if err := c.ContainerUnpause(ctx, name); err != nil {
+			return "", fmt.Errorf("unpause container %s: %w", name, err)
+		}
+		return "resumed", nil
+	}
+	err := c.ContainerStart(ctx, name, container.StartOptions{})
+	if err == nil {
+		return done, nil
+	}
+	// The ports were free when it was looked, or not looked at: it was there.
+	if taken := e.freePorts(s); taken != nil {
+		return "", taken
+	}
+	return "", fmt.Errorf("start container %s: %w", name, err)
+}
+
+// freePorts says who has a port that the service is to have.
+func (e *Engine) freePorts(s Service) error {
+	for _, p := range s.Ports {
+		at := p.host()
+		l, err := net.Listen("tcp", at.String())
+		if err == nil {
+			_ = l.Close()
+			continue
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("port %d of service %s: %w", at.Port(), s.Name, err)
+		}
+		owner := ""
+		if e.PortOwner != nil {
+			owner = e.PortOwner(at)
+		}
+		if owner == "" {
+			owner = "another program"
+		}
+		return &hinted{
+			fmt.Errorf("port %s, which %s is to have, is taken by %s: %w", at, s.Name, owner, errdefs.ErrFailedPrecondition),
+			fmt.Sprintf("stop that, or use another port: sudo sandbox up --port %s=%d", s.Name, at.Port()+1000),
+		}
+	}
+	return nil
+}
+
+// await waits until the service says that it is ready.
+func (e *Engine) await(ctx context.Context, c *client.Client, s Service) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("not ready after %v: %w", readyTimeout, errdefs.ErrUnavailable))
+	defer cancel()
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for {
+		have, err := c.ContainerInspect(ctx, s.containerName())
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("inspect container %s: %w", s.containerName(), err)
+		}
+		if err == nil && (!have.State.Running || have.State.Restarting) {
+			return fmt.Errorf("service %s ended with exit code %d%s: %w", s.Name, have.State.ExitCode, e.lastWords(ctx, c, s), errdefs.ErrUnavailable)
+		}
+		var missing error
+		if s.Ready != nil {
+			missing = s.Ready(ctx)
+		}
+		if err == nil && missing == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			err := context.Cause(ctx)
+			if errdefs.IsUnavailable(err) {
+				return fmt.Errorf("service %s: %w: %w%s", s.Name, err, missing, e.lastWords(context.WithoutCancel(ctx), c, s))
+			}
+			return err
+		}
+	}
+}
+
+// lastWords is the end of a service's log, to be put behind an error.
+func (e *Engine) lastWords(ctx context.Context, c *client.Client, s Service) string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	log, err := c.ContainerLogs(ctx, s.containerName(), container.LogsOptions{ShowStdout: true, ShowStderr: true, Tail: lastLines})
+	if err != nil {
+		return ""
+	}
+	defer log.Close()
+	var b bytes.Buffer
+	if _, err := stdcopy.StdCopy(&b, &b, log); err != nil || b.Len() == 0 {
+		return ""
+	}
+	return "; the end of its log:\n" + strings.TrimRight(b.String(), "\n")
+}
+
+// Remove removes a stage's containers, and with volumes what they have kept.
+func (e *Engine) Remove(ctx context.Context, stage string, volumes bool) error {
+	c, err := e.Client()
+	if err != nil {
+		return err
+	}
+	containers, err := c.ContainerList(ctx, container.ListOptions{All: true, Filters: ofStage(stage)})
+	if absent(err) {
+		return nil // and no containers either
+	}
+	if err != nil {
+		return fmt.Errorf("list containers: %w", err)
+	}
+	var errs []error
+	for _, have := range containers {
+		errs = append(errs, stop(ctx, c, have.ID), remove(ctx, c, have.ID))
+	}
+	if volumes {
+		errs = append(errs, removeVolumes(ctx, c, stage))
+	}
+	return errors.Join(errs...)
+}
+
+func stop(ctx context.Context, c *client.Client, id string) error {
+	seconds := stopSeconds
+	if err := c.ContainerStop(ctx, id, container.StopOptions{Timeout: &seconds}); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("stop container %.12s: %w", id, err)
+	}
+	return nil
+}
+
+// remove removes a container with its nameless volumes. One that is being
+// removed already is waited for.
+func remove(ctx context.Context, c *client.Client, id string) error {
+	err := c.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	if err == nil || errdefs.IsNotFound(err) {
+		return nil
+	}
+	if !errdefs.IsConflict(err) {
+		return fmt.Errorf("remove container %.12s: %w", id, err)
+	}
+	gone, errs := c.ContainerWait(ctx, id, container.WaitConditionRemoved)
+	select {
+	case <-gone:
+		return nil
+	case err := <-errs:
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("remove container %.12s: %w", id, err)
+	}
+}
+
+// Status says whether the service runs, and where.
+func (e *Engine) Status(ctx context.Context, s Service) (api.StatusItem, error) {
+	item := api.StatusItem{What: s.Name, State: stack.StateDown}
+	if len(s.Ports) > 0 {
+		item.Where = s.Ports[0].host().String()
+	}
+	c, err := e.Client()
+	if err != nil {
+		return item, err
+	}
+	have, err := c.ContainerInspect(ctx, s.containerName())
+	switch {
+	case errdefs.IsNotFound(err), absent(err):
+		return item, nil
+	case err != nil:
+		return item, fmt.Errorf("inspect container %s: %w", s.containerName(), err)
+	case !have.State.Running:
+		item.Note = fmt.Sprintf("%s, exit code %d", have.State.Status, have.State.ExitCode)
+		return item, nil
+	case have.State.Paused || have.State.Restarting:
+		item.State, item.Note = stack.StateDegraded, have.State.Status
+		return item, nil
+	}
+	item.State = stack.StateUp
+	if s.Ready != nil {
+		if err := s.Ready(ctx); err != nil {
+			item.State, item.Note = stack.StateDegraded, err.Error()
+		}
+	}
+	return item, nil
+}
