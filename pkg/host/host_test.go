@@ -132,7 +132,7 @@ func TestFixtures(t *testing.T) {
 		{"no group", "group sandbox", Warn, "missing", "groupadd", map[string]string{"etc/group": "root:x:0:\nsandboxes:x:999:\n"}},
 		{"systemd", "systemd", OK, "unit", "", map[string]string{"run/systemd/system/x": ""}},
 		{"no systemd", "systemd", OK, "bash is", "", map[string]string{"proc/1/comm": "bash\n"}},
-		{"no Docker", "Docker", OK, "not there", "", nil},
+		{"no Docker", "Docker", Warn, "not installed", "doctor --fix", nil},
 	} {
 		t.Run(c.check+"/"+c.name, func(t *testing.T) {
 			f := lookFor(t, fixture(t, c.files), c.check)

@@ -2,13 +2,9 @@ package host
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"net"
-	"net/http"
 	"path/filepath"
 	"strings"
 )
@@ -46,56 +42,14 @@ func serviceChecks() []check {
 			},
 		},
 		{
-			name: "Docker", why: "not needed to run containers here; the engine docker and the cluster are built on it",
-			look: lookDocker, fix: "sudo systemctl start docker; or join the group docker",
+			name: "Docker", why: "not needed to run containers here; the cluster, monitoring and AWS run in it",
+			look: lookDocker, fix: "start it: sudo systemctl start docker", repair: repairDocker,
 		},
 		{
 			name: "containerd", why: "not needed to run containers here; the engine containerd is built on it",
 			look: lookContainerd,
 		},
 	}
-}
-
-func lookDocker(ctx context.Context, h *Host) finding {
-	if !h.Real && !exists(h.Run, "docker.sock") {
-		return okf("not there")
-	}
-	var version struct{ Version string }
-	err := h.askDocker(ctx, "/version", &version)
-	var info struct{ Driver, CgroupDriver, CgroupVersion string }
-	if err == nil {
-		err = h.askDocker(ctx, "/info", &info)
-	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return okf("not running")
-	case errors.Is(err, fs.ErrPermission):
-		return okf("there is a socket that this user may not use")
-	case err != nil:
-		return warnf("it does not answer: %v", err)
-	}
-	return okf("%s (storage driver %s, cgroup driver %s, cgroup version %s)", version.Version, info.Driver, info.CgroupDriver, info.CgroupVersion)
-}
-
-// askDocker asks the Docker Engine API, unversioned, over its unix socket.
-func (h *Host) askDocker(ctx context.Context, path string, answer any) error {
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(h.Run, "docker.sock"))
-	}}
-	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker"+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET %s: %s", path, resp.Status)
-	}
-	return json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(answer)
 }
 
 // lookContainerd only connects: more would take its gRPC client, which every

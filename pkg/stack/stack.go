@@ -37,19 +37,25 @@ type Step struct {
 	Undo func(ctx context.Context) error
 }
 
-// Progress is how a step says what it is doing.
+// Progress is how a step says what it is doing. The zero value tells nobody.
 type Progress struct {
 	update func(func(*api.Task))
 }
 
 // Note says in a few words what the step found or did: "already there".
 func (p Progress) Note(format string, args ...any) {
-	p.update(func(t *api.Task) { t.Note = fmt.Sprintf(format, args...) })
+	p.change(func(t *api.Task) { t.Note = fmt.Sprintf(format, args...) })
 }
 
 // Bytes says how far the step is, in bytes.
 func (p Progress) Bytes(done, total int64) {
-	p.update(func(t *api.Task) { t.Done, t.Total = done, total })
+	p.change(func(t *api.Task) { t.Done, t.Total = done, total })
+}
+
+func (p Progress) change(f func(*api.Task)) {
+	if p.update != nil {
+		p.update(f)
+	}
 }
 
 // Graph is a set of stages whose needs are all in it, without cycles.

@@ -1,0 +1,239 @@
+// Package dockertest runs the tests of a package beside a Docker engine of
+// their own, in namespaces that end with them: no link, rule, mount or process
+// of theirs outlives them, and none is the host's.
+package dockertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/client"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// dirVar hands the folder of the tests' engine to the process inside.
+const dirVar = "SANDBOX_DOCKERTEST_DIR"
+
+const (
+	startTimeout = 60 * time.Second
+	stopTimeout  = 30 * time.Second
+)
+
+// missing is why there is no engine.
+var missing error
+
+// Main is for TestMain: os.Exit(dockertest.Main(m)). args are dockerd's.
+func Main(m *testing.M, args ...string) int {
+	if dir := os.Getenv(dirVar); dir != "" {
+		return inside(m, dir, args)
+	}
+	if missing = able(); missing != nil {
+		return m.Run()
+	}
+	code, err := outside()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "dockertest:", err)
+		return 1
+	}
+	return code
+}
+
+// Host returns the address of the engine, and skips the test where there is
+// none.
+func Host(t *testing.T) string {
+	t.Helper()
+	if missing != nil {
+		t.Skip(missing)
+	}
+	return socket(os.Getenv(dirVar))
+}
+
+// Client returns a client of the engine.
+func Client(t *testing.T) *client.Client {
+	t.Helper()
+	c, err := client.NewClientWithOpts(client.WithHost(Host(t)), client.WithAPIVersionNegotiation())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func socket(dir string) string { return "unix://" + dir + "/docker.sock" }
+
+func able() error {
+	if os.Geteuid() != 0 {
+		return errors.New("a Docker engine of one's own needs root")
+	}
+	for _, program := range []string{"dockerd", "containerd", "iptables"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// outside runs this program again in namespaces of its own, and clears up
+// after it.
+func outside() (code int, err error) {
+	dir, err := os.MkdirTemp("", "sbd")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, removeCgroups(filepath.Base(dir)), os.RemoveAll(dir)) }()
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), dirVar+"="+dir)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWIPC,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	go func() {
+		for s := range signals {
+			_ = cmd.Process.Signal(s)
+		}
+	}()
+	err = cmd.Wait()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() {
+		return exit.ExitCode(), nil
+	}
+	return 0, err
+}
+
+// inside is process 1 of the namespaces: the kernel kills all others when it
+// ends.
+func inside(m *testing.M, dir string, args []string) int {
+	stop, err := start(dir, args)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "dockertest:", err)
+		return 1
+	}
+	code := m.Run()
+	if err := stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "dockertest:", err)
+		return max(code, 1)
+	}
+	return code
+}
+
+func start(dir string, args []string) (stop func() error, err error) {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return nil, fmt.Errorf("mount /proc: %w", err)
+	}
+	// What Docker and its tools keep in /run is not the host's either.
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
+		return nil, fmt.Errorf("mount /run: %w", err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("set up lo: %w", err)
+	}
+	settings := filepath.Join(dir, "daemon.json") // not the machine's own
+	if err := os.WriteFile(settings, []byte("{}"), 0o600); err != nil {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(dir, "dockerd.log"))
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("dockerd", slices.Concat([]string{
+		"--log-level", "warn", "--config-file", settings, "--data-root", dir + "/data", "--exec-root", dir + "/exec",
+		"--pidfile", dir + "/pid", "--host", socket(dir), "--cgroup-parent", filepath.Base(dir),
+	}, args)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	stop = func() error {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+			return log.Close()
+		case <-time.After(stopTimeout):
+			return errors.New("dockerd does not end")
+		}
+	}
+	c, err := client.NewClientWithOpts(client.WithHost(socket(dir)), client.WithAPIVersionNegotiation())
+	if err != nil {
+		return nil, errors.Join(err, stop())
+	}
+	defer c.Close()
+	for end := time.Now().Add(startTimeout); ; time.Sleep(50 * time.Millisecond) {
+		_, err := c.Ping(context.Background())
+		if err == nil {
+			return stop, nil
+		}
+		select {
+		case died := <-ended:
+			said, _ := os.ReadFile(log.Name())
+			return nil, fmt.Errorf("dockerd: %w\n%s", died, said)
+		default:
+		}
+		if time.Now().After(end) {
+			return nil, errors.Join(fmt.Errorf("dockerd: %w", err), stop())
+		}
+	}
+}
+
+// removeCgroups removes the empty parents that dockerd leaves behind.
+func removeCgroups(name string) error {
+	v1, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
+	v2, _ := filepath.Glob("/sys/fs/cgroup/" + name)
+	var errs []error
+	for _, root := range append(v1, v2...) {
+		var dirs []string
+		err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+			if err == nil && e.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return err
+		})
+		if err != nil && !strings.Contains(err.Error(), "no such") {
+			errs = append(errs, err)
+		}
+		for _, dir := range slices.Backward(dirs) { // children first
+			if err := rmdir(dir); err != nil {
+				errs = append(errs, fmt.Errorf("rmdir %s: %w", dir, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// rmdir waits for the processes of a cgroup, which the kernel has killed, to be
+// gone.
+func rmdir(dir string) (err error) {
+	for range 500 {
+		if err = unix.Rmdir(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
+}
