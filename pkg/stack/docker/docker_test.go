@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"strings"
@@ -110,14 +111,16 @@ func run(e *Engine, s Service) []stack.Step {
 func greeter(port uint16) Service {
 	return Service{
 		Stage: "test", Name: "greeter", Image: "toolbox",
-		Command: []string{"sh", "-c", `echo "$GREETING" >/data/index.html && exec httpd -f -p 8080 -h /data`},
+		// Process 1 has to ask for the signal that ends it.
+		Command: []string{"sh", "-c", `trap exit TERM; echo "$GREETING" >/data/index.html && httpd -p 8080 -h /data; while sleep 1 & wait; do :; done`},
 		Env:     []string{"GREETING=welcome"},
 		Ports:   []Port{{Host: port, Container: 8080}},
 		Volumes: []Volume{{Name: "sandbox-greeter", Target: "/data"}},
 		Ready: func(ctx context.Context) error {
-			conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+			// Docker's proxy accepts connections for a port that nobody serves.
+			resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d", port))
 			if err == nil {
-				conn.Close()
+				resp.Body.Close()
 			}
 			return err
 		},

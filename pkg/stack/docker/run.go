@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -77,6 +78,9 @@ func (e *Engine) converge(ctx context.Context, c *client.Client, s Service, img 
 		return e.start(ctx, c, s, "started again")
 	default:
 		done = "made anew: " + cause(have, want)
+		if err := stop(ctx, c, have.ID); err != nil {
+			return "", err
+		}
 		if err := remove(ctx, c, have.ID); err != nil {
 			return "", err
 		}
@@ -211,10 +215,12 @@ func (e *Engine) Remove(ctx context.Context, stage string, volumes bool) error {
 	if err != nil {
 		return fmt.Errorf("list containers: %w", err)
 	}
-	var errs []error
-	for _, have := range containers {
-		errs = append(errs, stop(ctx, c, have.ID), remove(ctx, c, have.ID))
+	errs := make([]error, len(containers))
+	var wg sync.WaitGroup
+	for i, have := range containers {
+		wg.Go(func() { errs[i] = errors.Join(stop(ctx, c, have.ID), remove(ctx, c, have.ID)) })
 	}
+	wg.Wait()
 	if volumes {
 		errs = append(errs, removeVolumes(ctx, c, stage))
 	}
