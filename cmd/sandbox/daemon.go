@@ -49,7 +49,7 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host, opts cli.Serving)
 	service.use(engine)
 	defer service.Builder.Close()
 	endpoint := newRegistry(images, opts, log)
-	containers := newDocker(service, endpoint, log)
+	containers := newDocker(dirs, service, endpoint, log)
 	defer func() { _ = containers.Close() }() // only idle connections
 	graph, err := stack.New(
 		internals.New(internals.Config{

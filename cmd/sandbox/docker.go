@@ -8,13 +8,15 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/image/registry"
 	"github.com/sandboxlabs/sandbox/pkg/linux/socket"
 	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
+	"github.com/sandboxlabs/sandbox/pkg/state"
 	"go.uber.org/zap"
 )
 
 // newDocker returns this machine's Docker engine, which takes images from the
 // endpoint.
-func newDocker(service imageService, endpoint *registry.Server, log *zap.Logger) *docker.Engine {
+func newDocker(dirs state.Dirs, service imageService, endpoint *registry.Server, log *zap.Logger) *docker.Engine {
 	return docker.New(docker.Config{
+		State:    dirs.Root,
 		Images:   images.ForStack{Service: service.Service, Address: endpoint.Address},
 		Registry: endpoint.Address,
 		Serve:    func(_ context.Context, gateway netip.Addr) error { return endpoint.ServeAt(gateway) },

@@ -128,7 +128,7 @@ func TestTerminal(t *testing.T) {
 	t.Setenv("SANDBOX_RUN", run)
 	t.Setenv("SANDBOX_REGISTRY", "off")
 	t.Setenv("TERM", "xterm")
-	up := onTerminal(t, "sandbox", "up")
+	up := onTerminal(t, "sandbox", "up", "--only", "internals")
 	if code := up.wait(); code != 0 {
 		t.Fatalf("up exits with %d: %s", code, up.text())
 	}
@@ -241,7 +241,7 @@ func TestTerminal(t *testing.T) {
 			if out, err := exec.Command("sandbox", "down").CombinedOutput(); err != nil {
 				t.Fatalf("down: %v: %s", err, out)
 			}
-			term := onTerminal(t, "sandbox", "up")
+			term := onTerminal(t, "sandbox", "up", "--only", "internals")
 			term.expect("internals")
 			term.typeKeys("\x03")
 			code := term.wait()
@@ -252,7 +252,7 @@ func TestTerminal(t *testing.T) {
 				t.Errorf("exit code %d: %s", code, term.text())
 			}
 			term.expect("up was aborted")
-			again := onTerminal(t, "sandbox", "up")
+			again := onTerminal(t, "sandbox", "up", "--only", "internals")
 			if code := again.wait(); code != 0 {
 				t.Errorf("up after an interrupted one exits with %d: %s", code, again.text())
 			}

@@ -30,7 +30,7 @@ func engines(tmp string, n int) error {
 		return err
 	}
 	defer stop()
-	if out, err := exec.Command("bin/sandbox", "up").CombinedOutput(); err != nil {
+	if out, err := exec.Command("bin/sandbox", "up", "--only", "internals").CombinedOutput(); err != nil {
 		return fmt.Errorf("sandbox up: %w: %s", err, out)
 	}
 	docker, stop, err := daemon("docker version", "dockerd")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -62,16 +63,16 @@ func newEngine(t *testing.T) *Engine {
 	endpoint := &registry.Server{Store: store, Addr: "127.0.0.1:0"}
 	endpoint.Start(t.Context())
 	e := New(Config{
-		Host: host, Images: images{store, endpoint}, Registry: endpoint.Address,
+		Host: host, State: "/test", Images: images{store, endpoint}, Registry: endpoint.Address,
 		Serve:     func(_ context.Context, gateway netip.Addr) error { return endpoint.ServeAt(gateway) },
 		PortOwner: func(netip.AddrPort) string { return "somebody (pid 7)" },
 	})
 	t.Cleanup(func() {
 		c := dockertest.Client(t)
-		if left, err := c.ContainerList(context.Background(), container.ListOptions{All: true, Filters: ofStage("")}); err != nil || len(left) > 0 {
+		if left, err := c.ContainerList(context.Background(), container.ListOptions{All: true, Filters: e.ofStage("")}); err != nil || len(left) > 0 {
 			t.Errorf("containers left: %v, %v", left, err)
 		}
-		if left, err := c.VolumeList(context.Background(), volume.ListOptions{Filters: ofStage("")}); err != nil || len(left.Volumes) > 0 {
+		if left, err := c.VolumeList(context.Background(), volume.ListOptions{Filters: e.ofStage("")}); err != nil || len(left.Volumes) > 0 {
 			t.Errorf("volumes left: %v, %v", left, err)
 		}
 		_ = e.Close()
@@ -139,7 +140,7 @@ func TestService(t *testing.T) {
 		if _, err := do(t, stage.Down(api.DownOptions{Purge: true})); err != nil {
 			t.Error(err)
 		}
-		if _, err := inspectNetwork(context.Background(), c); !errdefs.IsNotFound(err) {
+		if _, err := e.inspectNetwork(context.Background(), c); !errdefs.IsNotFound(err) {
 			t.Errorf("network after down: %v", err)
 		}
 		if _, err := c.ImageInspect(context.Background(), e.Registry()+"/toolbox:latest"); !errdefs.IsNotFound(err) {
@@ -265,6 +266,21 @@ func TestServiceErrors(t *testing.T) {
 	if err := c.ContainerRemove(t.Context(), foreign.ID, container.RemoveOptions{}); err != nil {
 		t.Error(err)
 	}
+	// So does another sandbox's, whatever is removed.
+	other := New(Config{Host: e.Host, State: "/other", Images: e.Images})
+	if err := other.Run(t.Context(), s, stack.Progress{}); err != nil {
+		t.Fatal(err)
+	}
+	fails("another sandbox's", s, errdefs.IsAlreadyExists, "/other", "sandbox --state-dir /other down")
+	if err := e.Remove(t.Context(), "", true); err != nil {
+		t.Error(err)
+	}
+	if item, err := other.Status(t.Context(), s); err != nil || item.State != stack.StateUp {
+		t.Errorf("another sandbox's: %+v, %v", item, err)
+	}
+	if err := other.Remove(t.Context(), "test", true); err != nil {
+		t.Error(err)
+	}
 
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
@@ -312,5 +328,73 @@ func TestNoEngine(t *testing.T) {
 	_, err = do(t, stage.Up(api.UpOptions{}))
 	if !errdefs.IsFailedPrecondition(err) || !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "systemctl restart docker") {
 		t.Errorf("dead socket: %v", err)
+	}
+}
+
+func TestFollow(t *testing.T) {
+	var done, total int64
+	report := func(d, t int64) { done, total = d, t }
+	const stream = `{"status":"Pulling from toolbox","id":"latest"}
+{"status":"Downloading","progressDetail":{"current":10,"total":100},"id":"a"}
+{"status":"Downloading","progressDetail":{"current":5,"total":50},"id":"b"}
+{"status":"Download complete","progressDetail":{},"id":"a"}
+{"status":"Extracting","progressDetail":{"current":1,"total":100},"id":"a"}
+{"status":"Digest: sha256:x"}
+`
+	if err := follow(strings.NewReader(stream), report); err != nil || done != 105 || total != 150 {
+		t.Errorf("%d of %d, %v", done, total, err)
+	}
+	err := follow(strings.NewReader(`{"errorDetail":{"message":"manifest unknown"},"error":"manifest unknown"}`), report)
+	if err == nil || err.Error() != "manifest unknown" {
+		t.Errorf("an error of the stream: %v", err)
+	}
+	if err := follow(strings.NewReader(`{"status":`), report); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a stream cut off: %v", err)
+	}
+}
+
+// TestCreate: everything that a service can ask for, and that the digest tells
+// what is another container from what is not.
+func TestCreate(t *testing.T) {
+	s := Service{
+		Stage: "test", Name: "all", Command: []string{"--x"}, Env: []string{"A=b"}, User: "65534",
+		Ports: []Port{
+			{Host: 9090, Container: 80},
+			{HostIP: netip.MustParseAddr("172.18.0.1"), Host: 9091, Container: 80},
+		},
+		Volumes: []Volume{{"sandbox-all", "/data"}},
+		Binds:   []Bind{{Source: "/etc/x", Target: "/x", ReadOnly: true, Propagation: "rslave"}},
+		Memory:  64 << 20, ExtraHosts: []string{"host:172.18.0.1"}, HostPID: true,
+	}
+	labels := map[string]string{LabelStage: "test", LabelState: "/var/lib/sandbox"}
+	c, err := s.create("127.0.0.1:5055/all:v1", "sha256:1", labels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(c.Host.PortBindings["80/tcp"]); got != "[{127.0.0.1 9090} {172.18.0.1 9091}]" {
+		t.Errorf("ports: %s", got)
+	}
+	if m := c.Host.Mounts; len(m) != 2 || m[0].Type != "volume" || m[0].VolumeOptions.Labels[LabelState] == "" || !m[1].ReadOnly || m[1].BindOptions.Propagation != "rslave" {
+		t.Errorf("mounts: %+v", m)
+	}
+	if c.Config.Labels[LabelStage] != "test" || labels[labelSpec] != "" || c.Network.EndpointsConfig[NetworkName].Aliases[0] != "all" || c.Host.PidMode != "host" {
+		t.Errorf("%+v, %+v", c.Config, c.Network)
+	}
+	sum := func(s Service, digest string) string {
+		c, err := s.create("127.0.0.1:5055/all:v1", digest, labels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Config.Labels[labelSpec]
+	}
+	if sum(s, "sha256:1") != c.Config.Labels[labelSpec] {
+		t.Error("the same has another digest")
+	}
+	if sum(s, "sha256:2") == sum(s, "sha256:1") {
+		t.Error("another image has the same digest")
+	}
+	s.Network, s.Ports = "host", nil
+	if c, err := s.create("x", "sha256:1", labels); err != nil || c.Network != nil || c.Host.NetworkMode != "host" {
+		t.Errorf("host network: %+v, %v", c.Network, err)
 	}
 }

@@ -23,6 +23,9 @@ import (
 // Labels of everything that the stack makes in Docker.
 const (
 	LabelStage = "io.sandboxlabs.stage"
+	// LabelState is the state folder of the sandbox that made it: another's
+	// stack is left alone.
+	LabelState = "io.sandboxlabs.state"
 	// labelSpec is the digest of what a container was made of.
 	labelSpec = "io.sandboxlabs.spec"
 )
@@ -31,6 +34,8 @@ const (
 type Config struct {
 	// Host is the engine's address; "" for DOCKER_HOST, or the usual socket.
 	Host string
+	// State is the folder of this sandbox's state.
+	State string
 	// Images brings in what services run.
 	Images stack.Images
 	// Registry tells the address of the store's endpoint on this host.
@@ -125,13 +130,34 @@ func (e *Engine) address() string {
 	return client.DefaultDockerHost
 }
 
+// Labels are those of what a stage makes.
+func (e *Engine) Labels(stage string) map[string]string {
+	return map[string]string{LabelStage: stage, LabelState: e.State}
+}
+
 // ofStage selects what a stage has made; "" what any has.
-func ofStage(stage string) filters.Args {
+func (e *Engine) ofStage(stage string) filters.Args {
 	label := LabelStage
 	if stage != "" {
 		label += "=" + stage
 	}
-	return filters.NewArgs(filters.Arg("label", label))
+	return filters.NewArgs(filters.Arg("label", label), filters.Arg("label", LabelState+"="+e.State))
+}
+
+// inTheWay is the error about a thing that is not ours and has our name; nil
+// if it is ours.
+func (e *Engine) inTheWay(what string, labels map[string]string, hint string) error {
+	state, ok := labels[LabelState]
+	switch {
+	case ok && state == e.State:
+		return nil
+	case ok:
+		return &hinted{
+			fmt.Errorf("%s is in the way: it is of another sandbox, with the state folder %s: %w", what, state, errdefs.ErrAlreadyExists),
+			"take that down first: sudo sandbox --state-dir " + state + " down",
+		}
+	}
+	return &hinted{fmt.Errorf("%s is in the way: Docker has one of that name that sandbox did not make: %w", what, errdefs.ErrAlreadyExists), hint}
 }
 
 // hinted is an error with what the user can do.

@@ -34,11 +34,11 @@ func (s *Stage) network(ctx context.Context, p stack.Progress) error {
 		return err
 	}
 	note := "already there"
-	have, err := inspectNetwork(ctx, c)
+	have, err := s.engine.inspectNetwork(ctx, c)
 	if errdefs.IsNotFound(err) {
 		note = "made"
-		if err = createNetwork(ctx, c); err == nil {
-			have, err = inspectNetwork(ctx, c)
+		if err = s.engine.createNetwork(ctx, c); err == nil {
+			have, err = s.engine.inspectNetwork(ctx, c)
 		}
 	}
 	if err != nil {
@@ -80,7 +80,7 @@ func (e *Engine) resume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	have, err := inspectNetwork(ctx, c)
+	have, err := e.inspectNetwork(ctx, c)
 	if errdefs.IsNotFound(err) || errdefs.IsAlreadyExists(err) {
 		return nil // nothing of ours
 	}
@@ -94,10 +94,10 @@ func (e *Engine) resume(ctx context.Context) error {
 	return e.Serve(ctx, gateway)
 }
 
-func createNetwork(ctx context.Context, c *client.Client) error {
+func (e *Engine) createNetwork(ctx context.Context, c *client.Client) error {
 	_, err := c.NetworkCreate(ctx, NetworkName, network.CreateOptions{
 		Driver: "bridge",
-		Labels: map[string]string{LabelStage: Name},
+		Labels: e.Labels(Name),
 		Options: map[string]string{
 			"com.docker.network.bridge.name": bridgeName,
 		},
@@ -108,18 +108,12 @@ func createNetwork(ctx context.Context, c *client.Client) error {
 	return nil
 }
 
-func inspectNetwork(ctx context.Context, c *client.Client) (network.Inspect, error) {
+func (e *Engine) inspectNetwork(ctx context.Context, c *client.Client) (network.Inspect, error) {
 	have, err := c.NetworkInspect(ctx, NetworkName, network.InspectOptions{})
 	if err != nil {
 		return have, fmt.Errorf("inspect network %s: %w", NetworkName, err)
 	}
-	if have.Labels[LabelStage] == "" {
-		return have, &hinted{
-			fmt.Errorf("network %s is in the way: Docker has one of that name that sandbox did not make: %w", NetworkName, errdefs.ErrAlreadyExists),
-			"remove it: docker network rm " + NetworkName,
-		}
-	}
-	return have, nil
+	return have, e.inTheWay("network "+NetworkName, have.Labels, "remove it: docker network rm "+NetworkName)
 }
 
 func gatewayOf(n network.Inspect) (netip.Addr, error) {
@@ -132,8 +126,8 @@ func gatewayOf(n network.Inspect) (netip.Addr, error) {
 }
 
 // removeNetwork takes the network away. What others have put into it keeps it.
-func removeNetwork(ctx context.Context, c *client.Client) error {
-	have, err := inspectNetwork(ctx, c)
+func (e *Engine) removeNetwork(ctx context.Context, c *client.Client) error {
+	have, err := e.inspectNetwork(ctx, c)
 	switch {
 	case errdefs.IsNotFound(err), errdefs.IsAlreadyExists(err):
 		return nil // there is none, or it is not ours

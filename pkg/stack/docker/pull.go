@@ -99,8 +99,8 @@ func removeImages(ctx context.Context, c *client.Client, address string) error {
 	return errors.Join(errs...)
 }
 
-func removeVolumes(ctx context.Context, c *client.Client, stage string) error {
-	list, err := c.VolumeList(ctx, volume.ListOptions{Filters: ofStage(stage)})
+func (e *Engine) removeVolumes(ctx context.Context, c *client.Client, stage string) error {
+	list, err := c.VolumeList(ctx, volume.ListOptions{Filters: e.ofStage(stage)})
 	if err != nil {
 		return fmt.Errorf("list volumes: %w", err)
 	}

@@ -41,7 +41,7 @@ func (e *Engine) Run(ctx context.Context, s Service, p stack.Progress) error {
 	if err != nil {
 		return err
 	}
-	want, err := s.create(img.Ref, img.Digest)
+	want, err := s.create(img.Ref, img.Digest, e.Labels(s.Stage))
 	if err != nil {
 		return err
 	}
@@ -66,11 +66,8 @@ func (e *Engine) converge(ctx context.Context, c *client.Client, s Service, img 
 	case errdefs.IsNotFound(err):
 	case err != nil:
 		return "", fmt.Errorf("inspect container %s: %w", name, err)
-	case have.Config.Labels[LabelStage] == "":
-		return "", &hinted{
-			fmt.Errorf("container %s is in the way: Docker has one of that name that sandbox did not make: %w", name, errdefs.ErrAlreadyExists),
-			"rename it (docker rename " + name + " OTHER), or remove it (docker rm -f " + name + ")",
-		}
+	case have.Config.Labels[LabelState] != e.State:
+		return "", e.inTheWay("container "+name, have.Config.Labels, "rename it (docker rename "+name+" OTHER), or remove it (docker rm -f "+name+")")
 	case have.Config.Labels[labelSpec] == want.Config.Labels[labelSpec] && usable(have.State):
 		if have.State.Running && !have.State.Paused {
 			return "already there", nil
@@ -208,7 +205,7 @@ func (e *Engine) Remove(ctx context.Context, stage string, volumes bool) error {
 	if err != nil {
 		return err
 	}
-	containers, err := c.ContainerList(ctx, container.ListOptions{All: true, Filters: ofStage(stage)})
+	containers, err := c.ContainerList(ctx, container.ListOptions{All: true, Filters: e.ofStage(stage)})
 	if absent(err) {
 		return nil // and no containers either
 	}
@@ -222,7 +219,7 @@ func (e *Engine) Remove(ctx context.Context, stage string, volumes bool) error {
 	}
 	wg.Wait()
 	if volumes {
-		errs = append(errs, removeVolumes(ctx, c, stage))
+		errs = append(errs, e.removeVolumes(ctx, c, stage))
 	}
 	return errors.Join(errs...)
 }

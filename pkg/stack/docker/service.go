@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strconv"
 
@@ -79,12 +80,12 @@ type creation struct {
 
 // create is the pure part of making the service's container. image is the
 // reference that Docker has pulled, digest what it stands for today: another
-// one is another container.
-func (s Service) create(image, digest string) (creation, error) {
+// one is another container. Its volumes get the labels, too.
+func (s Service) create(image, digest string, labels map[string]string) (creation, error) {
 	c := creation{
 		Config: &container.Config{
 			Image: image, Entrypoint: s.Entrypoint, Cmd: s.Command, Env: s.Env, User: s.User,
-			Labels:       map[string]string{LabelStage: s.Stage},
+			Labels:       maps.Clone(labels),
 			ExposedPorts: nat.PortSet{},
 		},
 		Host: &container.HostConfig{
@@ -111,7 +112,7 @@ func (s Service) create(image, digest string) (creation, error) {
 	for _, v := range s.Volumes {
 		c.Host.Mounts = append(c.Host.Mounts, mount.Mount{
 			Type: mount.TypeVolume, Source: v.Name, Target: v.Target,
-			VolumeOptions: &mount.VolumeOptions{Labels: map[string]string{LabelStage: s.Stage}},
+			VolumeOptions: &mount.VolumeOptions{Labels: labels},
 		})
 	}
 	for _, b := range s.Binds {

@@ -117,7 +117,7 @@ func (s *Stage) remove(ctx context.Context, purge bool) error {
 	if _, err := c.Ping(ctx); absent(err) {
 		return nil
 	}
-	errs := []error{s.engine.Remove(ctx, "", purge), removeNetwork(ctx, c)}
+	errs := []error{s.engine.Remove(ctx, "", purge), s.engine.removeNetwork(ctx, c)}
 	if purge {
 		errs = append(errs, removeImages(ctx, c, s.engine.Registry()))
 	}
@@ -142,8 +142,8 @@ func (s *Stage) Status(ctx context.Context) ([]api.StatusItem, error) {
 	}
 	free, known := freeSpace(info.DockerRootDir)
 	item.State, item.Note = stack.StateUp, describe(info, free, known)
-	if have, err := inspectNetwork(ctx, c); err == nil {
-		containers, err := c.ContainerList(ctx, container.ListOptions{Filters: ofStage("")})
+	if have, err := s.engine.inspectNetwork(ctx, c); err == nil {
+		containers, err := c.ContainerList(ctx, container.ListOptions{Filters: s.engine.ofStage("")})
 		if err != nil {
 			return nil, fmt.Errorf("list containers: %w", err)
 		}
