@@ -42,7 +42,7 @@ EXAMPLES
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "only", Usage: "bring up these `STAGES`, separated by commas, and what they need"},
 			&cli.StringSliceFlag{Name: "without", Usage: "leave out these `STAGES`, and what needs them"},
-			&cli.IntFlag{Name: "nodes", Usage: "make the cluster of `N` nodes (1, or what it was)", DefaultText: " "},
+			&cli.IntFlag{Name: "nodes", Usage: "make the cluster of `N` nodes, from now on", Value: 1},
 			&cli.StringSliceFlag{Name: "port", Usage: "let a service have another port of this machine: `NAME=PORT`"},
 			jsonFlag(),
 		},
@@ -52,10 +52,11 @@ EXAMPLES
 
 func (p *program) up(ctx context.Context, c *cli.Context) error {
 	opts := api.UpOptions{Only: splitList(c.StringSlice("only")), Without: splitList(c.StringSlice("without"))}
-	if c.IsSet("nodes") && c.Int("nodes") < 1 {
-		return usagef("--nodes %d: a cluster has one node at least", c.Int("nodes"))
+	if c.IsSet("nodes") { // otherwise it is what it was
+		if opts.Nodes = c.Int("nodes"); opts.Nodes < 1 {
+			return usagef("--nodes %d: a cluster has one node at least", opts.Nodes)
+		}
 	}
-	opts.Nodes = c.Int("nodes")
 	var err error
 	if opts.Ports, err = movedPorts(splitList(c.StringSlice("port"))); err != nil {
 		return err
