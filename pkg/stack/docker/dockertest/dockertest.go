@@ -52,7 +52,7 @@ func Main(m *testing.M, args ...string) int {
 
 // Host returns the address of the engine, and skips the test where there is
 // none.
-func Host(t *testing.T) string {
+func Host(t testing.TB) string {
 	t.Helper()
 	if missing != nil {
 		t.Skip(missing)
@@ -61,7 +61,7 @@ func Host(t *testing.T) string {
 }
 
 // Client returns a client of the engine.
-func Client(t *testing.T) *client.Client {
+func Client(t testing.TB) *client.Client {
 	t.Helper()
 	c, err := client.NewClientWithOpts(client.WithHost(Host(t)), client.WithAPIVersionNegotiation())
 	if err != nil {
