@@ -1,0 +1,542 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/stack"
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker/dockertest"
+)
+
+// workload is a web server with a volume, behind a Service and an Ingress, and a
+// client whom a policy may let in.
+const workload = `
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec:
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: 10Mi}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers:
+        - name: web
+          image: toolbox
+          imagePullPolicy: IfNotPresent
+          command: [sh, -c, "test -e /data/index.html || echo hello >/data/index.html; exec httpd -f -p 8080 -h /data"]
+          readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+          volumeMounts: [{name: data, mountPath: /data}]
+      volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec:
+  rules:
+    - host: web.example
+      http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: client, image: toolbox, imagePullPolicy: IfNotPresent, command: [sleep, infinity]}]
+`
+
+const policy = `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress:
+    - from:
+        - podSelector: {matchLabels: {friend: "yes"}}
+        - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: traefik}}
+`
+
+// fetch asks the web server from the client: the cluster's DNS for its address,
+// and that for the page.
+func (s *suite) fetch() error {
+	out, err := s.kubectl("", "exec", "client", "--", "sh", "-c", `
+		ip=$(nslookup -type=a web.default.svc.cluster.local | sed -n '/^Name/,$s/^Address: //p')
+		exec timeout 3 wget -q -O - "http://$ip/"`)
+	if err == nil && out != "hello" {
+		err = fmt.Errorf("it says %q", out)
+	}
+	return err
+}
+
+// visit asks for the Ingress at the port of this machine.
+func visit(url string) error {
+	r, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	r.Host = "web.example"
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true,
+	}}
+	answer, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err
+	}
+	if answer.StatusCode != http.StatusOK || string(body) != "hello\n" {
+		return fmt.Errorf("%s: %q", answer.Status, body)
+	}
+	return nil
+}
+
+// works checks, on a cluster that is up, what it is for.
+func (s *suite) works(t *testing.T) {
+	t.Helper()
+	for _, line := range strings.Split(s.mustKubectl("", "get", "pods", "-A", "--no-headers"), "\n") {
+		f := strings.Fields(line)
+		if len(f) < 4 || f[3] != "Running" && f[3] != "Completed" || !slices.Contains(systemNamespaces, f[0]) && f[0] != "default" {
+			t.Errorf("pod %s", line)
+		}
+	}
+	eventually(t, 30*time.Second, s.fetch) // DNS, Service, and pods on several nodes
+	eventually(t, 10*time.Second, func() error { return visit("http://127.0.0.1:8080/") })
+	eventually(t, 10*time.Second, func() error { return visit("https://127.0.0.1:8443/") })
+	if out := s.mustKubectl("", "top", "nodes", "--no-headers"); strings.Contains(out, "unknown") || !strings.Contains(out, "sandbox-control-plane") {
+		t.Errorf("kubectl top nodes: %s", out)
+	}
+}
+
+func (s *suite) ids() []string {
+	have, err := s.find(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var ids []string
+	for _, n := range have.nodes {
+		ids = append(ids, n.ID)
+	}
+	return ids
+}
+
+func TestCluster(t *testing.T) {
+	s := newSuite(t)
+	s.needImages()
+	const before = "apiVersion: v1\nclusters: []\ncontexts:\n- context:\n    cluster: c\n    user: u\n  name: mine\ncurrent-context: mine\nkind: Config\nusers: []\n"
+	if err := errors.Join(os.Mkdir(home(s)+"/.kube", 0o755), os.WriteFile(s.user.Path, []byte(before), 0o600), os.Chown(home(s)+"/.kube", s.user.UID, s.user.GID), os.Chown(s.user.Path, s.user.UID, s.user.GID)); err != nil {
+		t.Fatal(err)
+	}
+	opts := api.UpOptions{Settings: api.Settings{Nodes: 2}}
+	begun := time.Now()
+	s.must(opts, 5*time.Minute)
+	t.Logf("up took %v", time.Since(begun))
+	nodes := s.ids()
+
+	conf, err := os.ReadFile(s.user.Path)
+	if err != nil || !strings.Contains(string(conf), "current-context: sandbox") || !strings.Contains(string(conf), "name: mine") {
+		t.Errorf("kubeconfig: %v\n%s", err, conf)
+	}
+	if kubectl, err := exec.LookPath("kubectl"); err == nil {
+		cmd := exec.Command(kubectl, "--kubeconfig", s.user.Path, "get", "nodes")
+		if out, err := cmd.CombinedOutput(); err != nil || strings.Count(string(out), " Ready ") != 2 {
+			t.Errorf("kubectl on this machine: %v\n%s", err, out)
+		}
+	}
+	s.mustKubectl(workload, "apply", "-f", "-")
+	s.mustKubectl("", "wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+	s.works(t)
+	t.Run("policy", s.policy)
+	t.Run("metrics", s.metrics)
+	t.Run("status", func(t *testing.T) { s.status(t, stack.StateUp, "2 nodes") })
+
+	t.Run("up again", func(t *testing.T) {
+		begun := time.Now()
+		tasks := s.must(opts, 20*time.Second)
+		t.Logf("up again took %v", time.Since(begun))
+		for _, name := range []string{"nodes", "kubeconfig"} {
+			if note := tasks["cluster "+name].Note; !strings.Contains(note, "already there") {
+				t.Errorf("%s: %s", name, note)
+			}
+		}
+		if again := s.ids(); !slices.Equal(again, nodes) {
+			t.Errorf("nodes %v, were %v", again, nodes)
+		}
+	})
+	t.Run("other choices", func(t *testing.T) {
+		for _, other := range []api.Settings{{Nodes: 3}, {Ports: map[string]uint16{ServiceIngress: 9080}}} {
+			_, err := s.up(t.Context(), api.UpOptions{Settings: other})
+			hint, ok := errors.AsType[*hinted](err)
+			if !errdefs.IsFailedPrecondition(err) || !ok || !strings.Contains(hint.Hint(), "sudo sandbox down") {
+				t.Errorf("%+v: %v", other, err)
+			}
+		}
+		s.must(api.UpOptions{}, time.Minute) // any number of nodes
+	})
+	t.Run("addresses move", func(t *testing.T) { s.addressesMove(t, opts, nodes) })
+	t.Run("repair", func(t *testing.T) {
+		s.mustKubectl("", "delete", "namespace", "traefik", "--wait")
+		s.mustKubectl("", "delete", "deployment", "-n", "kube-system", "metrics-server")
+		s.must(opts, 2*time.Minute)
+		s.works(t)
+	})
+	t.Run("a worker is lost", func(t *testing.T) {
+		if err := dockertest.Client(t).ContainerRemove(t.Context(), nodes[1], container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil {
+			t.Fatal(err)
+		}
+		s.status(t, stack.StateDegraded, "only 1 of 2 nodes")
+		tasks := s.must(opts, 3*time.Minute)
+		if note := tasks["cluster nodes"].Note; !strings.Contains(note, "made anew: sandbox-worker") {
+			t.Errorf("note %q", note)
+		}
+		if again := s.ids(); len(again) != 2 || again[0] != nodes[0] {
+			t.Errorf("nodes %v, were %v", again, nodes)
+		}
+		if out := s.mustKubectl("", "get", "nodes", "--no-headers"); strings.Count(out, " Ready ") != 2 {
+			t.Errorf("nodes:\n%s", out)
+		}
+	})
+	t.Run("down", func(t *testing.T) {
+		if err := s.down(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if left := s.left(); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+		if conf, err := os.ReadFile(s.user.Path); err != nil || string(conf) != before {
+			t.Errorf("kubeconfig: %v\n%s", err, conf)
+		}
+		s.status(t, stack.StateDown, "")
+	})
+}
+
+func home(s *suite) string { return strings.TrimSuffix(s.user.Path, "/.kube/config") }
+
+func (s *suite) status(t *testing.T, state, note string) {
+	t.Helper()
+	items, err := s.Status(t.Context())
+	if err != nil || len(items) == 0 || items[0].State != state || !strings.Contains(items[0].Note, note) {
+		t.Errorf("status %+v, %v; want %s, %s", items, err, state, note)
+	}
+}
+
+// policy: one that admits friends keeps others out, at once and no longer than
+// it is there.
+func (s *suite) policy(t *testing.T) {
+	s.mustKubectl(policy, "apply", "-f", "-")
+	eventually(t, 10*time.Second, func() error {
+		if s.fetch() == nil {
+			return errors.New("a stranger is let in")
+		}
+		return nil
+	})
+	s.mustKubectl("", "label", "pod", "client", "friend=yes")
+	eventually(t, 10*time.Second, s.fetch)
+	s.mustKubectl("", "label", "pod", "client", "friend-")
+	eventually(t, 10*time.Second, func() error {
+		if s.fetch() == nil {
+			return errors.New("a stranger is let in")
+		}
+		return nil
+	})
+	s.mustKubectl("", "delete", "networkpolicy", "web")
+	eventually(t, 10*time.Second, s.fetch)
+}
+
+// metrics: Prometheus, which is in Docker's network, reaches those of the
+// control plane.
+func (s *suite) metrics(t *testing.T) {
+	have, err := s.find(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dockertest.Client(t)
+	n, err := c.ContainerInspect(t.Context(), have.nodes[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ip := n.NetworkSettings.Networks[docker.NetworkName].IPAddress
+	e, err := s.entry(t.Context(), have.nodes[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin, err := tls.X509KeyPair(e.ClientCert, e.ClientKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{admin}},
+	}}
+	for url, metric := range map[string]string{
+		"http://" + ip + ":2381/metrics":   "etcd_server_has_leader 1",
+		"http://" + ip + ":10249/metrics":  "kubeproxy_sync_proxy_rules",
+		"https://" + ip + ":10257/metrics": "workqueue_depth",
+		"https://" + ip + ":10259/metrics": "scheduler_schedule_attempts_total",
+		"https://" + ip + ":10250/metrics": "kubelet_node_name",
+	} {
+		answer, err := client.Get(url)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		body, err := io.ReadAll(answer.Body)
+		_ = answer.Body.Close()
+		if err != nil || answer.StatusCode != http.StatusOK || !strings.Contains(string(body), metric) {
+			t.Errorf("%s: %s, %v, %d bytes without %s", url, answer.Status, err, len(body), metric)
+		}
+	}
+}
+
+// addressesMove: what a reboot does to nodes: they are killed, and start in
+// another order, with each other's addresses. `up` brings the same cluster back,
+// with its data.
+func (s *suite) addressesMove(t *testing.T, opts api.UpOptions, nodes []string) {
+	c := dockertest.Client(t)
+	s.mustKubectl("", "exec", "deploy/web", "--", "sh", "-c", "echo kept >/data/kept")
+	addresses := func() (out []string) {
+		for _, id := range nodes {
+			n, err := c.ContainerInspect(t.Context(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, n.NetworkSettings.Networks[docker.NetworkName].IPAddress)
+		}
+		return out
+	}
+	was := addresses()
+	for _, id := range nodes {
+		if err := c.ContainerKill(t.Context(), id, "KILL"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.status(t, stack.StateDown, "exited")
+	// Others have their addresses, and the worker is first.
+	img, err := s.Images.Ensure(t.Context(), "toolbox", stack.Progress{})
+	if err == nil {
+		err = s.Docker.Pull(t.Context(), img, stack.Progress{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range nodes {
+		other, err := c.ContainerCreate(t.Context(), &container.Config{Image: img.Ref, Cmd: []string{"sleep", "1000"}},
+			&container.HostConfig{NetworkMode: docker.NetworkName}, nil, nil, "")
+		if err == nil {
+			err = c.ContainerStart(t.Context(), other.ID, container.StartOptions{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := c.ContainerRemove(context.Background(), other.ID, container.RemoveOptions{Force: true}); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	for _, id := range slices.Backward(nodes[1:]) {
+		if err := c.ContainerStart(t.Context(), id, container.StartOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begun := time.Now()
+	s.must(opts, 3*time.Minute)
+	t.Logf("up took %v; addresses were %v, are %v", time.Since(begun), was, addresses())
+	if is := addresses(); is[0] == was[0] || is[1] == was[1] {
+		t.Errorf("the test has not moved the addresses: %v, %v", was, is)
+	}
+	if again := s.ids(); !slices.Equal(again, nodes) {
+		t.Errorf("nodes %v, were %v", again, nodes)
+	}
+	s.mustKubectl("", "wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s")
+	s.works(t)
+	if out := s.mustKubectl("", "exec", "deploy/web", "--", "cat", "/data/kept"); out != "kept" {
+		t.Errorf("the volume has %q", out)
+	}
+}
+
+// TestKilled: killed at some moment of its work, `up` leaves something that the
+// next one makes whole; so does one that is aborted, which leaves nothing.
+func TestKilled(t *testing.T) {
+	s := newSuite(t)
+	s.needImages()
+	for _, when := range []string{"preparing nodes", "starting control-plane"} {
+		t.Run(when, func(t *testing.T) {
+			cmd := exec.Command("/proc/self/exe")
+			cmd.Env = append(os.Environ(), childVar+"="+dockertest.Host(t), "SANDBOX_TEST_STATE="+t.TempDir())
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd.Stderr = os.Stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			killWhen(t, out, when, cmd)
+			if len(s.ids()) == 0 && when != "preparing nodes" {
+				t.Error("it has left no node: the test is too late, or too early")
+			}
+		})
+	}
+	t.Run("aborted", func(t *testing.T) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		reason := errors.New("ctrl-c")
+		old := s.ids()
+		go func() {
+			for ctx.Err() == nil {
+				if have, err := s.find(ctx); err == nil && len(have.nodes) == 1 && !slices.Contains(old, have.nodes[0].ID) {
+					if _, err := s.readFile(ctx, have.nodes[0], "/kind/kubeadm.conf"); err == nil {
+						cancel(reason)
+					}
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}()
+		begun := time.Now()
+		if _, err := s.up(ctx, api.UpOptions{}); !errors.Is(err, reason) {
+			t.Errorf("up: %v", err)
+		}
+		t.Logf("took %v", time.Since(begun))
+		if left := s.left(); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	})
+	t.Run("up", func(t *testing.T) {
+		s.must(api.UpOptions{}, 5*time.Minute)
+		if n := len(s.ids()); n != 1 {
+			t.Errorf("%d nodes", n)
+		}
+	})
+	t.Run("half-removed", func(t *testing.T) {
+		have, err := s.find(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.exec(t.Context(), have.nodes[0], nil, "rm", completeMark); err != nil {
+			t.Fatal(err)
+		}
+		s.status(t, stack.StateDegraded, "half-made")
+		tasks := s.must(api.UpOptions{}, 5*time.Minute)
+		if note := tasks["cluster nodes that are there"].Note; note != "half-made" {
+			t.Errorf("note %q", note)
+		}
+		s.status(t, stack.StateUp, "1 node")
+	})
+}
+
+// killWhen reads what a child says until it says when, and kills it then.
+func killWhen(t *testing.T, out io.Reader, when string, cmd *exec.Cmd) {
+	t.Helper()
+	var said strings.Builder
+	buf := make([]byte, 4096)
+	for {
+		n, err := out.Read(buf)
+		said.Write(buf[:n])
+		if strings.Contains(strings.ToLower(said.String()), when) {
+			time.Sleep(time.Second)
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			return
+		}
+		if err != nil {
+			_ = cmd.Wait()
+			t.Fatalf("the child has ended:\n%s", said.String())
+		}
+	}
+}
+
+// TestForeign: a cluster of the same name that is not ours is reported and left
+// alone, by `down`, too.
+func TestForeign(t *testing.T) {
+	s := newSuite(t)
+	if _, err := s.Images.Ensure(t.Context(), "toolbox", stack.Progress{}); err != nil {
+		t.Skip(err)
+	}
+	c := dockertest.Client(t)
+	img, err := s.Images.Ensure(t.Context(), "toolbox", stack.Progress{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Docker.Pull(t.Context(), img, stack.Progress{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		labels map[string]string
+		hint   string
+	}{
+		{map[string]string{labelKind: clusterName, labelRole: roleControlPlane}, "kind delete cluster --name sandbox"},
+		{map[string]string{labelKind: clusterName, labelRole: roleControlPlane, docker.LabelStage: Name, docker.LabelState: "/other"}, "sandbox --state-dir /other down"},
+		{nil, "docker rename sandbox-control-plane OTHER"},
+	} {
+		made, err := c.ContainerCreate(t.Context(), &container.Config{Image: img.Ref, Cmd: []string{"sleep", "60"}, Labels: tt.labels}, nil, nil, nil, "sandbox-control-plane")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.up(t.Context(), api.UpOptions{})
+		hint, ok := errors.AsType[*hinted](err)
+		if !errdefs.IsAlreadyExists(err) || !ok || !strings.Contains(hint.Hint(), tt.hint) || !strings.Contains(err.Error(), "sandbox-control-plane") {
+			t.Errorf("up: %v", err)
+		}
+		if err := s.down(t.Context()); err != nil {
+			t.Errorf("down: %v", err)
+		}
+		if _, err := c.ContainerInspect(t.Context(), made.ID); err != nil {
+			t.Errorf("the foreign node: %v", err)
+		}
+		if err := c.ContainerRemove(t.Context(), made.ID, container.RemoveOptions{Force: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestPortTaken(t *testing.T) {
+	s := newSuite(t)
+	l, err := net.Listen("tcp", "127.0.0.1:8443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, err = s.up(t.Context(), api.UpOptions{})
+	hint, ok := errors.AsType[*hinted](err)
+	if !errdefs.IsFailedPrecondition(err) || !ok || !strings.Contains(err.Error(), "taken by somebody (pid 7)") || !strings.Contains(hint.Hint(), "--port ingress-tls=9443") {
+		t.Errorf("up: %v", err)
+	}
+	if left := s.left(); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if _, err := s.kubectl("", "get", "nodes"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("kubectl without a cluster: %v", err)
+	}
+}

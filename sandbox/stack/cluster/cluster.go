@@ -1,0 +1,12 @@
+// Package cluster holds what the stage cluster gives to a Kubernetes cluster:
+// patches of its configuration, and manifests of what runs in it besides
+// Kubernetes. In manifests images are named by their recipes; the stage puts in
+// their place what nodes can pull.
+package cluster
+
+import "embed"
+
+// Files are kubeadm.yaml, the patches, and in manifests/ what is applied.
+//
+//go:embed kubeadm.yaml manifests
+var Files embed.FS
