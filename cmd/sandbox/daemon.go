@@ -58,6 +58,7 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host, opts cli.Serving)
 			Network: networkPart(links), Image: imagePart(images), Toolbox: toolbox, Purge: engine.Purge,
 		}),
 		docker.NewStage(containers),
+		newCluster(dirs, containers, log),
 	)
 	if err != nil {
 		return err

@@ -45,6 +45,8 @@ func absolute(path string) string {
 func (m *machine) Socket() string { return m.dirs.Socket() }
 func (m *machine) IsRoot() bool   { return os.Geteuid() == 0 }
 
+func (m *machine) User() *api.User { return invoker(os.Getuid(), os.Getenv) }
+
 func (m *machine) Check(ctx context.Context) ([]api.Finding, error) { return m.host.Check(ctx) }
 
 func (m *machine) Fix(ctx context.Context, findings []api.Finding) ([]string, error) {

@@ -102,7 +102,17 @@ type StatusItem struct {
 type UpOptions struct {
 	Only    []string `json:"only,omitempty"`
 	Without []string `json:"without,omitempty"`
+	// User is who asks; nil when nobody does, as at boot.
+	User *User `json:"user,omitempty"`
 	Settings
+}
+
+// User is one of this machine, whose files the stack completes with his rights.
+type User struct {
+	UID int `json:"uid"`
+	GID int `json:"gid"`
+	// Kubeconfig is the path of the file that his kubectl writes to.
+	Kubeconfig string `json:"kubeconfig"`
 }
 
 // Settings are the choices about the stack that outlive an `up`: the next one,

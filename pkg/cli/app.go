@@ -34,6 +34,8 @@ type Host interface {
 	Socket() string
 	// IsRoot says whether this process may start a daemon.
 	IsRoot() bool
+	// User is who runs this process, also by sudo; nil if that cannot be told.
+	User() *api.User
 	Check(ctx context.Context) ([]api.Finding, error)
 	// Fix repairs what is safe to repair of findings and says, a line each,
 	// what it did.

@@ -57,6 +57,7 @@ func (p *program) up(ctx context.Context, c *cli.Context) error {
 			return usagef("--nodes %d: a cluster has one node at least", opts.Nodes)
 		}
 	}
+	opts.User = p.host.User()
 	var err error
 	if opts.Ports, err = movedPorts(splitList(c.StringSlice("port"))); err != nil {
 		return err
