@@ -173,13 +173,16 @@ type Stats struct {
 }
 
 type CPUStats struct {
-	UsageUsec     uint64  `json:"usage_usec"`
-	UserUsec      uint64  `json:"user_usec"`
-	SystemUsec    uint64  `json:"system_usec"`
-	Periods       uint64  `json:"nr_periods"`
-	Throttled     uint64  `json:"nr_throttled"`
-	ThrottledUsec uint64  `json:"throttled_usec"`
-	Percent       float64 `json:"percent"` // of one CPU since the previous sample, 0 in the first
+	UsageUsec     uint64 `json:"usage_usec"`
+	UserUsec      uint64 `json:"user_usec"`
+	SystemUsec    uint64 `json:"system_usec"`
+	Periods       uint64 `json:"nr_periods"`
+	Throttled     uint64 `json:"nr_throttled"`
+	ThrottledUsec uint64 `json:"throttled_usec"`
+	// QuotaUsec of CPU time in each PeriodUsec are the limit, cpu.max; 0: none.
+	QuotaUsec  uint64  `json:"quota_usec,omitempty"`
+	PeriodUsec uint64  `json:"period_usec,omitempty"`
+	Percent    float64 `json:"percent"` // of one CPU since the previous sample, 0 in the first
 }
 
 type MemoryStats struct {
@@ -190,15 +193,37 @@ type MemoryStats struct {
 	File    uint64 `json:"file"`
 	OOM     uint64 `json:"oom"`
 	OOMKill uint64 `json:"oom_kill"`
+
+	// Of memory.stat, and memory.peak: bytes, and page faults.
+	FileMapped      uint64 `json:"file_mapped"`
+	InactiveFile    uint64 `json:"inactive_file"` // what the kernel takes back first
+	Kernel          uint64 `json:"kernel"`
+	Peak            uint64 `json:"peak,omitempty"` // 0 before Linux 5.19
+	PageFaults      uint64 `json:"pgfault"`
+	MajorPageFaults uint64 `json:"pgmajfault"`
 }
 
 type PidsStats struct {
 	Current uint64 `json:"current"`
 	Limit   uint64 `json:"limit"` // 0: none
 	Max     uint64 `json:"max"`   // how often a fork was refused
+	// Processes are those of Current that are not threads of others.
+	Processes uint64 `json:"processes"`
 }
 
 type IOStats struct {
+	ReadBytes  uint64 `json:"read_bytes"`
+	WriteBytes uint64 `json:"write_bytes"`
+	ReadOps    uint64 `json:"read_ops"`
+	WriteOps   uint64 `json:"write_ops"`
+	// Devices are the disks that this is the sum of.
+	Devices []IODevice `json:"devices,omitempty"`
+}
+
+// IODevice is a line of io.stat.
+type IODevice struct {
+	Major      uint32 `json:"major"`
+	Minor      uint32 `json:"minor"`
 	ReadBytes  uint64 `json:"read_bytes"`
 	WriteBytes uint64 `json:"write_bytes"`
 	ReadOps    uint64 `json:"read_ops"`
@@ -210,6 +235,21 @@ type NetStats struct {
 	TxBytes   uint64 `json:"tx_bytes"`
 	RxPackets uint64 `json:"rx_packets"`
 	TxPackets uint64 `json:"tx_packets"`
+	// Interfaces are the links that this is the sum of.
+	Interfaces []NetInterface `json:"interfaces,omitempty"`
+}
+
+// NetInterface is one network link, with the counters of /proc/PID/net/dev.
+type NetInterface struct {
+	Name      string `json:"name"`
+	RxBytes   uint64 `json:"rx_bytes"`
+	RxPackets uint64 `json:"rx_packets"`
+	RxErrors  uint64 `json:"rx_errors"`
+	RxDropped uint64 `json:"rx_dropped"`
+	TxBytes   uint64 `json:"tx_bytes"`
+	TxPackets uint64 `json:"tx_packets"`
+	TxErrors  uint64 `json:"tx_errors"`
+	TxDropped uint64 `json:"tx_dropped"`
 }
 
 // LogLine is one line (or part of a line over 16 KiB) of a container's output.

@@ -45,6 +45,13 @@ func (e *Engine) Stats(_ context.Context, ref string) (api.Stats, error) {
 		return s, fmt.Errorf("read the statistics of container %s: %w", c.name(), err)
 	}
 	fillStats(&s, stats)
+	if s.Pids != nil {
+		pids, err := cg.PIDs(true)
+		if err != nil {
+			return s, fmt.Errorf("read the statistics of container %s: %w", c.name(), err)
+		}
+		s.Pids.Processes = uint64(len(pids))
+	}
 	s.CPU.Percent = c.cpuPercent(sample{s.Time, stats.CPU.Usage})
 	if s.Net, err = readNetStats(fmt.Sprintf("/proc/%d/net/dev", c.snapshot().PID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return s, err
@@ -79,11 +86,16 @@ func fillStats(s *api.Stats, from *cgroup.Stats) {
 	}
 	if t := from.CPU.Throttling; t != nil {
 		s.CPU.Periods, s.CPU.Throttled, s.CPU.ThrottledUsec = t.Periods, t.Throttled, uint64(t.Time.Microseconds())
+		if s.CPU.QuotaUsec = limit(from.CPU.Quota); s.CPU.QuotaUsec > 0 {
+			s.CPU.PeriodUsec = from.CPU.Period
+		}
 	}
 	if m := from.Memory; m != nil {
 		s.Memory = &api.MemoryStats{
 			Current: m.Current, Limit: limit(m.Max), Anon: m.Detail.Anon, File: m.Detail.File,
 			OOM: m.Events.OOM, OOMKill: m.Events.OOMKill,
+			FileMapped: m.Detail.FileMapped, InactiveFile: m.Detail.InactiveFile, Kernel: m.Detail.Kernel, Peak: m.Peak,
+			PageFaults: m.Detail.PageFaults, MajorPageFaults: m.Detail.MajorPageFaults,
 		}
 		if m.Swap != nil {
 			s.Memory.Swap = m.Swap.Current
@@ -99,13 +111,17 @@ func fillStats(s *api.Stats, from *cgroup.Stats) {
 			s.IO.WriteBytes += d.WriteBytes
 			s.IO.ReadOps += d.ReadIOs
 			s.IO.WriteOps += d.WriteIOs
+			s.IO.Devices = append(s.IO.Devices, api.IODevice{
+				Major: d.Major, Minor: d.Minor,
+				ReadBytes: d.ReadBytes, WriteBytes: d.WriteBytes, ReadOps: d.ReadIOs, WriteOps: d.WriteIOs,
+			})
 		}
 	}
 }
 
-// readNetStats adds up a network namespace's links but for loopback, from
-// /proc/PID/net/dev (proc_pid_net(5)): two header lines, then a line each of
-// NAME: 8 receive counters, 8 transmit counters.
+// readNetStats reads a network namespace's links but for loopback, and adds
+// them up, from /proc/PID/net/dev (proc_pid_net(5)): two header lines, then a
+// line each of NAME: 8 receive counters, 8 transmit counters.
 func readNetStats(path string) (*api.NetStats, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -117,16 +133,23 @@ func readNetStats(path string) (*api.NetStats, error) {
 	for lines.Scan() {
 		name, rest, ok := strings.Cut(lines.Text(), ":")
 		fields := strings.Fields(rest)
-		if !ok || strings.TrimSpace(name) == "lo" || len(fields) < 10 {
+		link := api.NetInterface{Name: strings.TrimSpace(name)}
+		if !ok || link.Name == "lo" || len(fields) < 12 {
 			continue
 		}
-		for i, to := range map[int]*uint64{0: &s.RxBytes, 1: &s.RxPackets, 8: &s.TxBytes, 9: &s.TxPackets} {
-			n, err := strconv.ParseUint(fields[i], 10, 64)
-			if err != nil {
+		for i, to := range map[int]*uint64{
+			0: &link.RxBytes, 1: &link.RxPackets, 2: &link.RxErrors, 3: &link.RxDropped,
+			8: &link.TxBytes, 9: &link.TxPackets, 10: &link.TxErrors, 11: &link.TxDropped,
+		} {
+			if *to, err = strconv.ParseUint(fields[i], 10, 64); err != nil {
 				return nil, fmt.Errorf("%s: %w", path, err)
 			}
-			*to += n
 		}
+		s.RxBytes += link.RxBytes
+		s.RxPackets += link.RxPackets
+		s.TxBytes += link.TxBytes
+		s.TxPackets += link.TxPackets
+		s.Interfaces = append(s.Interfaces, link)
 	}
 	return &s, lines.Err()
 }
