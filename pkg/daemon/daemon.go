@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/daemon/alerts"
 	"github.com/sandboxlabs/sandbox/pkg/daemon/change"
 	"github.com/sandboxlabs/sandbox/pkg/engine"
 	"github.com/sandboxlabs/sandbox/pkg/stack"
@@ -49,6 +50,10 @@ type Config struct {
 	Log     *zap.Logger
 	Group   string // that may use the socket besides root; "" for none
 	Version api.Version
+	// Alerts are those that Alertmanager has sent; may be nil.
+	Alerts *alerts.Store
+	// Exited is told of each end of a container; may be nil. It must not wait.
+	Exited func(api.Container, api.Exit)
 	// Services tells of what runs beside the API; may be nil.
 	Services func() []api.StatusItem
 	// Prepare runs once this is the only daemon, before the first request: it

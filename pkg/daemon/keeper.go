@@ -22,6 +22,7 @@ const remembered = 256
 type keeper struct {
 	engine engine.Engine
 	events *events
+	exited func(api.Container, api.Exit) // may be nil
 	log    *zap.Logger
 	alive  context.Context //nolint:containedctx // the daemon's, which its watches last as long as
 	work   *sync.WaitGroup
@@ -41,7 +42,7 @@ type departed struct {
 
 func newKeeper(d *Daemon) *keeper {
 	return &keeper{
-		engine: d.Engine, events: d.events, log: d.Log.Named("keeper"),
+		engine: d.Engine, events: d.events, exited: d.Exited, log: d.Log.Named("keeper"),
 		alive: d.alive, work: &d.work,
 		watches: map[string]chan struct{}{},
 	}
@@ -138,6 +139,9 @@ func (k *keeper) watch(c api.Container, ended chan struct{}) {
 				k.log.Error("the end of a container is not seen", zap.String("container", c.ID), zap.Error(err))
 			}
 			return
+		}
+		if k.exited != nil {
+			k.exited(c, exit)
 		}
 		k.events.publish(api.EventExit, c, func(e *api.Event) { e.Exit = &exit })
 		k.log.Info("container exited", zap.String("container", c.ID), zap.Int("code", exit.Code), zap.Bool("oom", exit.OOMKilled))

@@ -54,6 +54,7 @@ var routes = []route{
 	{"GET", "/version", read, short, nil, (*Daemon).getVersion},
 	{"GET", "/status", read, short, nil, (*Daemon).getStatus},
 	{"GET", "/events", read, long, nil, (*Daemon).getEvents},
+	{"GET", "/alerts", read, long, []string{"follow"}, (*Daemon).getAlerts},
 
 	// A path's {ref} is an image's name, or an ID or digest, escaped.
 	{"GET", "/images", read, short, nil, (*Daemon).getImages},

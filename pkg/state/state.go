@@ -37,12 +37,16 @@ func (d Dirs) RunBuild() string         { return filepath.Join(d.Run, "build") }
 func (d Dirs) Recipes() string          { return filepath.Join(d.Root, "recipes") }
 func (d Dirs) Leases() string           { return filepath.Join(d.Root, "network", "leases.json") }
 func (d Dirs) Stage(name string) string { return filepath.Join(d.Root, "stages", name+".json") }
+func (d Dirs) Alerts() string           { return filepath.Join(d.Root, "alerts.json") }
 func (d Dirs) Change(id string) string  { return filepath.Join(d.Root, "changes", id+".json") }
 func (d Dirs) Containers() string       { return filepath.Join(d.Root, "containers") }
 func (d Dirs) RunContainers() string    { return filepath.Join(d.Run, "containers") }
 func (d Dirs) Container(id string) Files {
 	return Files{filepath.Join(d.Containers(), id), filepath.Join(d.RunContainers(), id)}
 }
+
+// StageDir is for what a stage hands to its containers, beside its Stage file.
+func (d Dirs) StageDir(name string) string { return filepath.Join(d.Root, "stages", name) }
 
 // Files are the files of one raw container: Dir is durable, Run is not.
 type Files struct{ Dir, Run string }

@@ -75,6 +75,7 @@ func owned(dirs state.Dirs) []string {
 		filepath.Dir(dirs.Leases()),
 		filepath.Dir(dirs.Stage("")),
 		filepath.Dir(dirs.RuntimeBinary()),
+		dirs.Alerts(),
 		dirs.DaemonLog(),
 		filepath.Dir(dirs.Change("")),
 	}
