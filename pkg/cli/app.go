@@ -64,6 +64,9 @@ type Host interface {
 type Serving struct {
 	Registry string // IP:PORT of the registry, or off; empty for the usual
 	Upstream bool   // the registry fetches what it lacks
+	// TelemetryPort is where metrics are handed out and alerts received, at the
+	// gateway of Docker's network; 0 for the usual one.
+	TelemetryPort uint16
 }
 
 // Starting is a daemon that was told to start.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -85,6 +86,9 @@ func (p *program) up(ctx context.Context, c *cli.Context) error {
 	}
 	return statusTable(p.Term.OutStyle(), status).Write(p.Term.Stdout(), p.Term.OutStyle())
 }
+
+// telemetryPort is where the daemon is observed, unless it is told otherwise.
+const telemetryPort = 5056
 
 // movedPorts reads the values of --port, NAME=PORT.
 func movedPorts(values []string) (map[string]uint16, error) {
@@ -415,6 +419,7 @@ EXAMPLES
   sudo sandbox --state-dir /tmp/lib --run-dir /tmp/run daemon --registry 127.0.0.1:5056`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "registry", Usage: "serve the registry at `IP:PORT`, or off (127.0.0.1:5055)", EnvVars: []string{"SANDBOX_REGISTRY"}},
+			&cli.UintFlag{Name: "telemetry-port", Usage: "give metrics to Prometheus and take alerts at port `N` of Docker's network", EnvVars: []string{"SANDBOX_TELEMETRY_PORT"}, Value: telemetryPort},
 			&cli.BoolFlag{Name: "registry-upstream", Usage: "let the registry fetch what is not in the local store", EnvVars: []string{"SANDBOX_REGISTRY_UPSTREAM"}, DisableDefaultText: true},
 		},
 		Action: func(c *cli.Context) error {
@@ -424,7 +429,13 @@ EXAMPLES
 			if !p.host.IsRoot() {
 				return &exitError{code: exitNotReady, err: errors.New("the daemon needs root"), hint: "sudo sandbox daemon"}
 			}
-			return p.host.Serve(c.Context, Serving{Registry: c.String("registry"), Upstream: c.Bool("registry-upstream")})
+			port := c.Uint("telemetry-port")
+			if port > math.MaxUint16 {
+				return usagef("--telemetry-port %d: there is no such port", port)
+			}
+			return p.host.Serve(c.Context, Serving{
+				Registry: c.String("registry"), Upstream: c.Bool("registry-upstream"), TelemetryPort: uint16(port),
+			})
 		},
 	}
 }
