@@ -94,7 +94,7 @@ type StageStatus struct {
 type StatusItem struct {
 	What  string `json:"what"`
 	Where string `json:"where,omitempty"`
-	State string `json:"state"` // up, down, degraded
+	State string `json:"state"` // up, down, degraded; absent: not to be had here, and done without
 	Note  string `json:"note,omitempty"`
 }
 

@@ -110,7 +110,7 @@ func state(style ui.Style, s string) string {
 		return style.Green(s)
 	case "degraded":
 		return style.Yellow(s)
-	case "down":
+	case "down", "absent":
 		return style.Dim(s)
 	}
 	return ui.Plain(s)

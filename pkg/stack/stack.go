@@ -180,6 +180,9 @@ const (
 	StateUp       = "up"
 	StateDown     = "down"
 	StateDegraded = "degraded"
+	// StateAbsent is what this machine cannot have, and what its stage is up
+	// without. It is of an item only.
+	StateAbsent = "absent"
 )
 
 // Status asks all stages, side by side.
@@ -199,8 +202,10 @@ func (g *Graph) Status(ctx context.Context) []api.StageStatus {
 	return out
 }
 
-// overall is up or down if all items are, and degraded in between.
+// overall is up or down if all items are, and degraded in between. What is
+// absent does not count.
 func overall(items []api.StatusItem) string {
+	items = slices.DeleteFunc(slices.Clone(items), func(it api.StatusItem) bool { return it.State == StateAbsent })
 	if len(items) == 0 {
 		return StateDown
 	}
