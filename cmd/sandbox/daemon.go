@@ -17,7 +17,9 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/stack"
 	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
 	"github.com/sandboxlabs/sandbox/pkg/stack/internals"
+	"github.com/sandboxlabs/sandbox/pkg/stack/monitoring"
 	"github.com/sandboxlabs/sandbox/pkg/state"
+	content "github.com/sandboxlabs/sandbox/sandbox/stack/monitoring"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
@@ -49,8 +51,15 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host, opts cli.Serving)
 	service.use(engine)
 	defer service.Builder.Close()
 	endpoint := newRegistry(images, opts, log)
-	containers := newDocker(dirs, service, endpoint, log)
+	observed := newObservation(dirs, engine, opts, log)
+	containers := newDocker(dirs, service, endpoint, observed, log)
+	observed.Discover = discover(engine, containers)
 	defer func() { _ = containers.Close() }() // only idle connections
+	nodes := newCluster(dirs, containers, log)
+	watch := monitoring.New(monitoring.Config{
+		Dirs: dirs, Docker: containers, Images: containers.Images, Content: content.Files, Telemetry: observed.Address,
+		Cluster: monitoring.Kubectl(nodes.Kubectl),
+	})
 	graph, err := stack.New(
 		internals.New(internals.Config{
 			Dirs: dirs, Engine: engine, Preflight: h.Check,
@@ -58,22 +67,34 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host, opts cli.Serving)
 			Network: networkPart(links), Image: imagePart(images), Toolbox: toolbox, Purge: engine.Purge,
 		}),
 		docker.NewStage(containers),
-		newCluster(dirs, containers, log),
+		watch,
+		// Whichever of the two is up last makes Prometheus watch the cluster.
+		followed{nodes, stack.Step{Name: "monitoring", Do: watch.Connect}},
 	)
 	if err != nil {
 		return err
 	}
 	return daemon.New(daemon.Config{
 		Dirs: dirs, Engine: engine, Images: service, Stack: graph, Log: log.Named("daemon"),
-		Group: host.Group, Version: daemonVersion(), Services: services(endpoint),
+		Group: host.Group, Version: daemonVersion(), Services: services(endpoint, observed),
+		Alerts: observed.alerts, Exited: observed.exporter.Exited,
 		Prepare: func(ctx context.Context) error {
 			sweep(ctx, engine, log)
 			endpoint.Start(ctx)
+			observed.Start(ctx)
 			go containers.Resume(ctx)
 			return ctx.Err()
 		},
 	}).Run(ctx)
 }
+
+// followed is a stage with a last step that is another's.
+type followed struct {
+	stack.Stage
+	last stack.Step
+}
+
+func (f followed) Up(opts api.UpOptions) []stack.Step { return append(f.Stage.Up(opts), f.last) }
 
 // sweep takes back what a crash has left. A thing that can't be removed is no
 // reason not to serve: it is logged, and the next sweep tries again.

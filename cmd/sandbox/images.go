@@ -62,12 +62,13 @@ func newRegistry(store *image.Store, opts cli.Serving, log *zap.Logger) *registr
 }
 
 // services are what status shows below the daemon.
-func services(r *registry.Server) func() []api.StatusItem {
+func services(r *registry.Server, o observation) func() []api.StatusItem {
 	return func() []api.StatusItem {
+		var rows []api.StatusItem
 		if item, ok := r.Status(); ok {
-			return []api.StatusItem{item}
+			rows = append(rows, item)
 		}
-		return nil
+		return append(rows, o.rows()...)
 	}
 }
 
