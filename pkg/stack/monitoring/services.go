@@ -63,6 +63,9 @@ func (set *settings) prometheus() docker.Service {
 			"--storage.tsdb.retention.time=" + retention,
 			"--storage.tsdb.retention.size=" + retentionSize,
 			"--web.external-url=" + local(port, "/"),
+			// At its start it has alerts before it knows of Alertmanager, and would
+			// say so again only after a minute.
+			"--rules.alert.resend-delay=10s",
 		},
 		Ports:   []docker.Port{{Host: port, Container: 9090}},
 		Volumes: []docker.Volume{{Name: "sandbox-prometheus", Target: "/prometheus"}},

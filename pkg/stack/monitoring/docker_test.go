@@ -1,0 +1,570 @@
+package monitoring
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/volume"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/daemon/alerts"
+	"github.com/sandboxlabs/sandbox/pkg/daemon/metrics"
+	"github.com/sandboxlabs/sandbox/pkg/daemon/telemetry"
+	"github.com/sandboxlabs/sandbox/pkg/image"
+	"github.com/sandboxlabs/sandbox/pkg/image/registry"
+	"github.com/sandboxlabs/sandbox/pkg/stack"
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker/dockertest"
+	"github.com/sandboxlabs/sandbox/pkg/state"
+	content "github.com/sandboxlabs/sandbox/sandbox/stack/monitoring"
+)
+
+func TestMain(m *testing.M) { os.Exit(dockertest.Main(m)) }
+
+// recipes is the store that the tests of recipes keep, with its endpoint.
+type recipes struct {
+	store    *image.Store
+	endpoint *registry.Server
+}
+
+func (r recipes) Ensure(_ context.Context, name string, _ stack.Progress) (stack.Image, error) {
+	img, err := r.store.Resolve(name)
+	if err != nil {
+		return stack.Image{}, err
+	}
+	return stack.Image{Ref: r.endpoint.Address() + "/" + img.Name, Name: img.Name, Digest: img.Descriptor.Digest.String(), From: "local store"}, nil
+}
+
+// openRecipes skips the test where images are missing.
+func openRecipes(t *testing.T, names ...string) recipes {
+	t.Helper()
+	root := os.Getenv("SANDBOX_TEST_IMAGES")
+	if root == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Skip(err)
+		}
+		root = filepath.Join(cache, "sandbox", "images")
+	}
+	if _, err := os.Stat(filepath.Join(root, "images", "index.json")); err != nil {
+		t.Skipf("no images are built: %v (go test ./images -run TestRecipes)", err)
+	}
+	store, err := image.Open(state.Dirs{Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	for _, name := range names {
+		if _, err := store.Resolve(name); err != nil {
+			t.Skipf("%v (go test ./images -run TestRecipes/%s)", err, name)
+		}
+	}
+	endpoint := &registry.Server{Store: store, Addr: "127.0.0.1:0"}
+	endpoint.Start(t.Context())
+	return recipes{store, endpoint}
+}
+
+// world is a stack of the stages docker and monitoring, with what the daemon
+// does for them.
+type world struct {
+	*Stage
+	t         *testing.T
+	graph     *stack.Graph
+	alerts    *alerts.Store
+	telemetry *telemetry.Server
+	failing   atomic.Int64 // what the app tells of itself
+}
+
+// oneContainer is an engine that has a container, and tells its statistics.
+type oneContainer struct{}
+
+func (oneContainer) List(context.Context) ([]api.Container, error) {
+	return []api.Container{{ID: "abc", Name: "web", Image: "demo-app", Status: api.StatusRunning, Started: time.Now()}}, nil
+}
+
+func (oneContainer) Stats(context.Context, string) (api.Stats, error) {
+	return api.Stats{Time: time.Now(), CPU: &api.CPUStats{UsageUsec: uint64(time.Now().UnixMicro()) / 4, Periods: 10, Throttled: 1, QuotaUsec: 1, PeriodUsec: 1},
+		Memory: &api.MemoryStats{Current: 1 << 20, Limit: 2 << 20}}, nil
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	host := dockertest.Host(t)
+	images := openRecipes(t, "prometheus", "alertmanager", "node-exporter")
+	w := &world{t: t}
+	// An app on this host that the daemon fetches the metrics of.
+	app := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		fmt.Fprintf(rw, "# TYPE test_failing gauge\ntest_failing %d\n# TYPE http_requests_total counter\nhttp_requests_total{status=\"200\",path=\"/\"} %d\n", w.failing.Load(), time.Now().Unix())
+	}))
+	t.Cleanup(app.Close)
+	dirs := state.Dirs{Root: filepath.Join(t.TempDir(), "lib")}
+	exporter := metrics.New(api.Version{Version: "test"}, oneContainer{}, nil)
+	w.alerts = &alerts.Store{Path: dirs.Alerts()}
+	w.telemetry = &telemetry.Server{
+		Metrics: exporter.Daemon(), Containers: exporter.Containers(), Alerts: w.alerts,
+		Discover: func(context.Context) ([]telemetry.Target, error) {
+			return []telemetry.Target{{Job: "app", Instance: "web", URL: app.URL}}, nil
+		},
+	}
+	w.telemetry.Start(t.Context())
+	engine := docker.New(docker.Config{
+		Host: host, Images: images, Registry: images.endpoint.Address,
+		Serve: func(_ context.Context, gateway netip.Addr) error {
+			return errors.Join(images.endpoint.ServeAt(gateway), w.telemetry.ServeAt(gateway))
+		},
+	})
+	w.Stage = New(Config{Dirs: dirs, Docker: engine, Images: images, Content: content.Files, Telemetry: w.telemetry.Address})
+	var err error
+	if w.graph, err = stack.New(docker.NewStage(engine), w.Stage); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.down(api.DownOptions{Purge: true}); err != nil {
+			t.Errorf("down --purge: %v", err)
+		}
+		c := dockertest.Client(t)
+		if left, err := c.ContainerList(context.Background(), container.ListOptions{All: true}); err != nil || len(left) > 0 {
+			t.Errorf("containers left: %v, %v", left, err)
+		}
+		if left, err := c.VolumeList(context.Background(), volume.ListOptions{}); err != nil || len(left.Volumes) > 0 {
+			t.Errorf("volumes left: %v, %v", left, err)
+		}
+		if _, err := os.Stat(dirs.StageDir(Name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("configuration left: %v", err)
+		}
+		_ = engine.Close()
+	})
+	return w
+}
+
+func (w *world) up(ctx context.Context, opts api.UpOptions) (notes map[string]string, err error) {
+	plan, err := w.graph.Up(opts)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	notes = map[string]string{}
+	err = plan.Run(ctx, func(task api.Task) {
+		if task.Stage == Name { // its steps come one after the other
+			notes[task.Name] = task.Note
+		}
+	})
+	return notes, err
+}
+
+func (w *world) mustUp(opts api.UpOptions) map[string]string {
+	w.t.Helper()
+	begun := time.Now()
+	notes, err := w.up(w.t.Context(), opts)
+	if err != nil {
+		w.t.Fatalf("up: %v", err)
+	}
+	w.t.Logf("measured: up in %.1f s: %v", time.Since(begun).Seconds(), notes)
+	return notes
+}
+
+func (w *world) down(opts api.DownOptions) error {
+	plan, err := w.graph.Down(opts)
+	if err != nil {
+		return err
+	}
+	return plan.Run(context.Background(), func(api.Task) {})
+}
+
+// ask calls Prometheus's API and decodes its data.
+func (w *world) ask(path string, into any) error {
+	set, err := w.settings()
+	if err != nil {
+		return err
+	}
+	body, err := get(w.t.Context(), local(set.port("prometheus"), "/api/v1/"+path))
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(body, &struct{ Data any }{into})
+}
+
+// query returns the values of an instant query, by their labels.
+func (w *world) query(expr string) (map[string]string, error) {
+	var data struct {
+		Result []struct {
+			Metric map[string]string
+			Value  [2]any
+		}
+	}
+	if err := w.ask("query?query="+url.QueryEscape(expr), &data); err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, r := range data.Result {
+		out[fmt.Sprint(r.Metric)] = fmt.Sprint(r.Value[1])
+	}
+	return out, nil
+}
+
+func (w *world) ids() map[string]string {
+	w.t.Helper()
+	list, err := dockertest.Client(w.t).ContainerList(w.t.Context(), container.ListOptions{All: true})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ids := map[string]string{}
+	for _, c := range list {
+		ids[c.Names[0]] = c.ID
+	}
+	return ids
+}
+
+func eventually(t *testing.T, what string, within time.Duration, ok func() (bool, any)) {
+	t.Helper()
+	begun := time.Now()
+	var last any
+	for time.Since(begun) < within {
+		var done bool
+		if done, last = ok(); done {
+			t.Logf("measured: %s after %.1f s", what, time.Since(begun).Seconds())
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatalf("not within %v: %s; last: %v", within, what, last)
+}
+
+// overlaid is the content with files added.
+func overlaid(t *testing.T, files map[string]string) fs.FS {
+	t.Helper()
+	out := fstest.MapFS{}
+	err := fs.WalkDir(content.Files, ".", func(name string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := fs.ReadFile(content.Files, name)
+		out[name] = &fstest.MapFile{Data: b}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range files {
+		out[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	return out
+}
+
+const quickRule = `
+groups:
+  - name: test
+    interval: 1s
+    rules:
+      - {alert: TestFailing, expr: test_failing > 0, for: 1s, labels: {severity: critical}, annotations: {summary: "It fails: {{ $value }}"}}
+`
+
+// TestStage: everything runs, sees its targets, is repaired, told of changes
+// without being made anew, and taken away.
+func TestStage(t *testing.T) {
+	w := newWorld(t)
+	notes := w.mustUp(api.UpOptions{})
+	if !strings.HasPrefix(notes["grafana"], "not here: ") || notes["cluster"] != "no cluster yet" {
+		t.Errorf("%q", notes)
+	}
+	w.checkStatus()
+	w.checkTargets()
+
+	// Watchdog arrives, and nothing else fires.
+	eventually(t, "Watchdog arrives", time.Minute, func() (bool, any) {
+		list := w.alerts.List()
+		return slices.ContainsFunc(list, func(a api.Alert) bool { return a.Name == "Watchdog" && a.Status == api.AlertFiring }), list
+	})
+	firing, err := w.query(`ALERTS{alertname!="Watchdog"}`)
+	if err != nil || len(firing) > 0 {
+		t.Errorf("alerts on a fresh stack: %v, %v", firing, err)
+	}
+	w.checkQueries()
+
+	// Again: nothing is done.
+	before := w.ids()
+	if notes := w.mustUp(api.UpOptions{}); notes["prometheus"] != "already there" || notes["configuration"] != "already there" {
+		t.Errorf("%q", notes)
+	}
+	if got := w.ids(); fmt.Sprint(got) != fmt.Sprint(before) {
+		t.Errorf("%v became %v", before, got)
+	}
+
+	// Another rule is read by the same Prometheus; it fires, arrives, resolves.
+	w.Content = overlaid(t, map[string]string{"prometheus/rules/test.yml": quickRule})
+	w.mustUp(api.UpOptions{})
+	if got := w.ids(); fmt.Sprint(got) != fmt.Sprint(before) {
+		t.Errorf("%v became %v", before, got)
+	}
+	w.failing.Store(7)
+	eventually(t, "the alert arrives", time.Minute, func() (bool, any) { return w.told(api.AlertFiring), w.alerts.List() })
+	w.failing.Store(0)
+	eventually(t, "its end arrives", time.Minute, func() (bool, any) { return w.told(api.AlertResolved), w.alerts.List() })
+
+	// A faulty rule is an error that says so, and harms nothing.
+	w.Content = overlaid(t, map[string]string{"prometheus/rules/test.yml": "groups: [{name: x, rules: [{alert: A, expr: '('}]}]"})
+	if _, err := w.up(t.Context(), api.UpOptions{}); err == nil || !strings.Contains(err.Error(), "faulty") {
+		t.Errorf("a faulty rule: %v", err)
+	}
+	w.Content = content.Files
+	w.mustUp(api.UpOptions{})
+
+	w.checkRepair()
+}
+
+func (w *world) told(status string) bool {
+	return slices.ContainsFunc(w.alerts.List(), func(a api.Alert) bool {
+		return a.Name == "TestFailing" && a.Status == status && a.Annotations["summary"] == "It fails: 7" && a.Labels["instance"] == "web"
+	})
+}
+
+func (w *world) checkStatus() {
+	t := w.t
+	t.Helper()
+	for _, s := range w.graph.Status(t.Context()) {
+		if s.Status != stack.StateUp || s.Error != "" {
+			t.Errorf("%+v", s)
+		}
+		if s.Name != Name {
+			continue
+		}
+		got := map[string]string{}
+		for _, it := range s.Items {
+			got[it.What] = it.State + " " + it.Where
+		}
+		gateway, _ := w.telemetry.Address()
+		want := map[string]string{
+			"prometheus": "up http://127.0.0.1:9090", "alertmanager": "up http://127.0.0.1:9093",
+			"node-exporter": "up " + gateway.Addr().String() + ":9100", "grafana": "absent ",
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("%v, want %v", got, want)
+		}
+	}
+}
+
+// checkTargets: all are up, and they are the right ones.
+func (w *world) checkTargets() {
+	w.t.Helper()
+	want := "[alertmanager app containers node prometheus sandbox]"
+	eventually(w.t, "all targets are up", time.Minute, func() (bool, any) {
+		var data struct {
+			ActiveTargets []struct {
+				Labels    map[string]string
+				Health    string
+				LastError string
+			}
+		}
+		if err := w.ask("targets", &data); err != nil {
+			return false, err
+		}
+		var jobs []string
+		for _, target := range data.ActiveTargets {
+			if target.Health != "up" {
+				return false, target
+			}
+			jobs = append(jobs, target.Labels["job"])
+		}
+		slices.Sort(jobs)
+		return fmt.Sprint(jobs) == want, jobs
+	})
+}
+
+// checkQueries: every panel's query is one that Prometheus answers, and those on
+// what is there have data.
+func (w *world) checkQueries() {
+	t := w.t
+	t.Helper()
+	b, err := fs.ReadFile(content.Files, "grafana/dashboards/golden-signals.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(b, &d); err != nil {
+		t.Fatal(err)
+	}
+	// rate() takes two samples.
+	eventually(t, "the app's rate", time.Minute, func() (bool, any) {
+		got, err := w.query("sum(rate(http_requests_total[5m]))")
+		return len(got) == 1, err
+	})
+	with := map[string]int{}
+	for _, p := range d.Panels {
+		for _, target := range p.Targets {
+			got, err := w.query(target.Expr)
+			if err != nil {
+				t.Errorf("panel %s: %s: %v", p.Title, target.Expr, err)
+			}
+			with[p.Title] += len(got)
+		}
+	}
+	for _, title := range []string{"Requests", "Error rate", "Alerts firing", "Targets down", "Request rate", "Errors by path",
+		"CPU usage of containers", "CPU throttling", "Memory usage of containers", "Memory usage of the limit", "Memory usage of this machine", "OOM kills"} {
+		if with[title] == 0 {
+			t.Errorf("panel %s has no data", title)
+		}
+	}
+}
+
+// checkRepair: what is killed, stopped, removed, changed by hand or on the wrong
+// port is as it should be after the next up, with what was measured.
+func (w *world) checkRepair() {
+	t := w.t
+	t.Helper()
+	c := dockertest.Client(t)
+	if err := c.ContainerKill(t.Context(), "sandbox-prometheus", "KILL"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.ContainerRemove(t.Context(), "sandbox-alertmanager", container.RemoveOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.ContainerPause(t.Context(), "sandbox-node-exporter"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(w.Dirs.StageDir(Name), "prometheus", "rules")); err != nil {
+		t.Fatal(err)
+	}
+	w.mustUp(api.UpOptions{Settings: api.Settings{Ports: map[string]uint16{"prometheus": 19090}}})
+	var rules struct{ Groups []any }
+	if err := w.ask("rules", &rules); err != nil || len(rules.Groups) != 3 {
+		t.Errorf("%d groups of rules, %v", len(rules.Groups), err)
+	}
+	set, err := w.settings()
+	if err != nil || set.port("prometheus") != 19090 {
+		t.Errorf("%+v, %v", set, err)
+	}
+	// What was measured before is still there.
+	var data struct{ Result []any }
+	if err := w.ask(fmt.Sprintf("query_range?query=max(test_failing)&start=%d&end=%d&step=5", time.Now().Add(-5*time.Minute).Unix(), time.Now().Unix()), &data); err != nil || len(data.Result) != 1 {
+		t.Errorf("earlier samples: %v, %v", data, err)
+	}
+	w.checkTargets()
+
+	// An up that is broken off at any moment is mended by the next.
+	for _, after := range []time.Duration{0, 50 * time.Millisecond, 300 * time.Millisecond, time.Second} {
+		if err := c.ContainerRemove(t.Context(), "sandbox-prometheus", container.RemoveOptions{Force: true}); err != nil && !errdefs.IsNotFound(err) {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		_, err := w.up(ctx, api.UpOptions{})
+		cancel()
+		t.Logf("broken off after %v: %v", after, err)
+	}
+	w.mustUp(api.UpOptions{})
+	w.checkTargets()
+
+	// Down leaves the volumes, and up finds them again.
+	if err := w.down(api.DownOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if ids := w.ids(); len(ids) > 0 {
+		t.Errorf("after down: %v", ids)
+	}
+	if left, err := c.VolumeList(t.Context(), volume.ListOptions{}); err != nil || len(left.Volumes) != 2 {
+		t.Errorf("volumes after down: %+v, %v", left.Volumes, err)
+	}
+	items, err := w.Status(t.Context())
+	if err != nil || len(items) != 4 || items[0].State != stack.StateDown {
+		t.Errorf("%+v, %v", items, err)
+	}
+}
+
+// TestCluster: Prometheus takes up a cluster's targets when there is one, and
+// drops them with it.
+func TestCluster(t *testing.T) {
+	w := newWorld(t)
+	openRecipes(t, "kube-state-metrics")
+	cluster := &fakeCluster{secrets: 2}
+	w.Cluster = cluster
+	w.mustUp(api.UpOptions{})
+	jobs := func(t *testing.T, what string, want int) {
+		t.Helper()
+		eventually(t, what, time.Minute, func() (bool, any) {
+			var data struct{ ScrapePools []string }
+			err := w.ask("scrape_pools", &data)
+			return err == nil && len(data.ScrapePools) == want, data.ScrapePools
+		})
+	}
+	const without, with = 6, 6 + 11
+	jobs(t, "jobs without a cluster", without)
+	cluster.up = true
+	before := w.ids()
+	if err := w.Connect(t.Context(), stack.Progress{}); err != nil {
+		t.Fatal(err)
+	}
+	jobs(t, "jobs with a cluster", with)
+	if len(cluster.applied) != 2 || !strings.Contains(cluster.applied[0], "name: prometheus-token") || !strings.Contains(cluster.applied[1], `image: "kube-state-metrics:`) {
+		t.Errorf("%q", cluster.applied)
+	}
+	w.mustUp(api.UpOptions{}) // which connects again, to no effect
+	jobs(t, "jobs after another up", with)
+	cluster.up = false
+	if err := w.Connect(t.Context(), stack.Progress{}); err != nil {
+		t.Error(err)
+	}
+	jobs(t, "jobs after the cluster's end", without)
+	if got := w.ids(); fmt.Sprint(got) != fmt.Sprint(before) {
+		t.Errorf("%v became %v", before, got)
+	}
+}
+
+// fakeCluster makes a token after it was asked for it so many times.
+type fakeCluster struct {
+	up      bool
+	secrets int
+	applied []string
+}
+
+func (c *fakeCluster) Reach(context.Context) (Reach, error) {
+	if !c.up {
+		return Reach{}, errdefs.ErrNotFound
+	}
+	return Reach{APIServer: "sandbox-control-plane:6443", CA: []byte(testCA)}, nil
+}
+
+func (c *fakeCluster) Apply(_ context.Context, manifests []byte) error {
+	c.applied = append(c.applied, string(manifests))
+	return nil
+}
+
+func (c *fakeCluster) Secret(_ context.Context, namespace, name string) (map[string][]byte, error) {
+	if c.secrets--; c.secrets > 0 {
+		return nil, fmt.Errorf("secret %s/%s: %w", namespace, name, errdefs.ErrNotFound)
+	}
+	return map[string][]byte{"token": []byte("secret")}, nil
+}
+
+const testCA = `-----BEGIN CERTIFICATE-----
+MIIBhTCCASugAwIBAgIQIRi6zePL6mKjOipn+dNuaTAKBggqhkjOPQQDAjASMRAw
+DgYDVQQKEwdBY21lIENvMB4XDTE3MTAyMDE5NDMwNloXDTE4MTAyMDE5NDMwNlow
+EjEQMA4GA1UEChMHQWNtZSBDbzBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABD0d
+7VNhbWvZLWPuj/RtHFjvtJBEwOkhbN/BnnE8rnZR8+sbwnc/KhCk3FhnpHZnQz7B
+5aETbbIgmuvewdjvSBSjYzBhMA4GA1UdDwEB/wQEAwICpDATBgNVHSUEDDAKBggr
+BgEFBQcDATAPBgNVHRMBAf8EBTADAQH/MCkGA1UdEQQiMCCCDmxvY2FsaG9zdDo1
+NDUzgg4xMjcuMC4wLjE6NTQ1MzAKBggqhkjOPQQDAgNIADBFAiEA2zpJEPQyz6/l
+Wf86aX6PepsntZv2GYlA5UpabfT2EZICICpJ5h/iI+i341gBmLiAFQOyTDT+/wQc
+6MF9+Yw1Yy0t
+-----END CERTIFICATE-----
+`
