@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	reloadTimeout = 30 * time.Second
+	reloadTimeout = 15 * time.Second
 	reloadPoll    = 100 * time.Millisecond
 )
 
@@ -50,14 +50,14 @@ func (s *Stage) reload(ctx context.Context, service docker.Service) error {
 		return nil
 	}
 	url := local(set.port(service.Name), "/metrics")
-	before, _, err := loaded(ctx, url, prefix)
+	before, well, err := loaded(ctx, url, prefix)
 	if err != nil {
 		return err
 	}
 	if err := c.ContainerKill(ctx, have.ID, "HUP"); err != nil {
 		return fmt.Errorf("reload service %s: %w", service.Name, err)
 	}
-	if err := await(ctx, url, prefix, before); err != nil {
+	if err := await(ctx, url, prefix, before, well); err != nil {
 		return fmt.Errorf("reload service %s: %w", service.Name, err)
 	}
 	s.mu.Lock()
@@ -72,21 +72,28 @@ func (s *Stage) reload(ctx context.Context, service docker.Service) error {
 	return state.WriteJSON(s.Dirs.Stage(Name), set)
 }
 
-// await waits until a service has read its configuration later than before.
-func await(ctx context.Context, url, prefix string, before float64) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, reloadTimeout, fmt.Errorf("it has not read its configuration in %v: %w", reloadTimeout, errdefs.ErrUnavailable))
+// await waits until a service has read its configuration later than before. If
+// the last attempt did not go well already, only time tells that the next did
+// not either.
+func await(ctx context.Context, url, prefix string, before float64, well bool) error {
+	faulty := &hinted{
+		fmt.Errorf("its new configuration is faulty, it goes on with the old one: %w", errdefs.ErrInvalidArgument),
+		"the reason is in its log: docker logs sandbox-" + prefix,
+	}
+	timeout := fmt.Errorf("it has not read its configuration in %v: %w", reloadTimeout, errdefs.ErrUnavailable)
+	if !well {
+		timeout = faulty
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, reloadTimeout, timeout)
 	defer cancel()
 	tick := time.NewTicker(reloadPoll)
 	defer tick.Stop()
 	for {
-		at, well, err := loaded(ctx, url, prefix)
+		at, now, err := loaded(ctx, url, prefix)
 		switch {
-		case err == nil && !well:
-			return &hinted{
-				fmt.Errorf("its new configuration is faulty, it goes on with the old one: %w", errdefs.ErrInvalidArgument),
-				"the reason is in its log: docker logs sandbox-" + prefix,
-			}
-		case err == nil && at > before:
+		case err == nil && well && !now:
+			return faulty
+		case err == nil && now && at > before:
 			return nil
 		}
 		select {
