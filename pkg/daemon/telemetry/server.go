@@ -189,6 +189,17 @@ func (s *Server) routes(at netip.AddrPort) http.Handler {
 	return mux
 }
 
+// isOurs reports whether a connection comes from this host or the network. This
+// host may show any of its addresses: Docker's rule for masquerading applies to
+// what it sends to itself, too. That others borrow one, the kernel prevents.
+func isOurs(from netip.Addr, network netip.Prefix) bool {
+	if network.Contains(from) || from.IsLoopback() {
+		return true
+	}
+	_, err := networkOf(from)
+	return err == nil
+}
+
 // guard keeps out whom the server is not for: machines that are routed to the
 // address, and web pages, which name themselves by Origin, or call us by a
 // name of theirs (DNS rebinding).
@@ -199,7 +210,7 @@ func (s *Server) guard(at netip.AddrPort, network netip.Prefix, next http.Handle
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		from, err := netip.ParseAddrPort(r.RemoteAddr)
 		switch {
-		case err != nil || !network.Contains(from.Addr().Unmap()) && !from.Addr().Unmap().IsLoopback():
+		case err != nil || !isOurs(from.Addr().Unmap(), network):
 			http.Error(w, "this is for the containers of this machine", http.StatusForbidden)
 		case !slices.Contains(hosts, r.Host):
 			http.Error(w, "this is not to be called "+strconv.Quote(r.Host), http.StatusForbidden)

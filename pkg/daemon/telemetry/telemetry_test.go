@@ -103,8 +103,12 @@ func TestNetwork(t *testing.T) {
 	s := &Server{Metrics: say("daemon")}
 	at, network := netip.MustParseAddrPort("172.30.0.1:5056"), netip.MustParsePrefix("172.30.0.0/16")
 	h := s.guard(at, network, s.routes(at))
+	ours := "127.0.0.1:1"
+	if addrs, err := net.InterfaceAddrs(); err == nil {
+		ours = netip.AddrPortFrom(netip.MustParsePrefix(addrs[len(addrs)-1].String()).Addr(), 1).String()
+	}
 	for from, want := range map[string]int{
-		"172.30.0.7:1000": 200, "172.30.0.1:1": 200, "127.0.0.1:1": 200, "[::ffff:172.30.255.1]:9": 200,
+		ours: 200, "172.30.0.7:1000": 200, "172.30.0.1:1": 200, "127.0.0.9:1": 200, "[::ffff:172.30.255.1]:9": 200,
 		"172.31.0.1:1": 403, "10.0.0.1:1": 403, "[2001:db8::1]:1": 403, "": 403, "@": 403,
 	} {
 		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)

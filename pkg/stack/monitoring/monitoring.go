@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -162,7 +163,7 @@ func (s *Stage) Status(ctx context.Context) ([]api.StatusItem, error) {
 		items = append(items, item)
 	}
 	if set.NoGrafana != "" {
-		return append(items, api.StatusItem{What: "grafana", State: stack.StateAbsent, Note: set.NoGrafana}), nil
+		return append(items, api.StatusItem{What: "grafana", State: stack.StateAbsent, Note: brief(set.NoGrafana)}), nil
 	}
 	item, err := s.Docker.Status(ctx, set.grafana())
 	if err != nil {
@@ -173,4 +174,14 @@ func (s *Stage) Status(ctx context.Context) ([]api.StatusItem, error) {
 		item.Note = "user " + grafanaUser + ", password " + grafanaPassword
 	}
 	return append(items, item), nil
+}
+
+// brief is an error without what was tried: up has told that.
+func brief(s string) string {
+	const most = 80
+	s, _, _ = strings.Cut(s, " (tried")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
 }
