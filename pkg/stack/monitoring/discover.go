@@ -83,7 +83,7 @@ func Published(ctx context.Context, e *docker.Engine, name string, port uint16) 
 	if err != nil {
 		return netip.AddrPort{}, false, err
 	}
-	if have.Config.Labels[docker.LabelStage] == "" {
+	if labels := have.Config.Labels; labels[docker.LabelStage] == "" || labels[docker.LabelState] != e.State {
 		return netip.AddrPort{}, false, nil // somebody else's
 	}
 	for published, bindings := range have.HostConfig.PortBindings {

@@ -126,7 +126,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.telemetry.Start(t.Context())
 	engine := docker.New(docker.Config{
-		Host: host, Images: images, Registry: images.endpoint.Address,
+		Host: host, State: dirs.Root, Images: images, Registry: images.endpoint.Address,
 		Serve: func(_ context.Context, gateway netip.Addr) error {
 			return errors.Join(images.endpoint.ServeAt(gateway), w.telemetry.ServeAt(gateway))
 		},
@@ -297,6 +297,7 @@ func TestStage(t *testing.T) {
 		t.Errorf("alerts on a fresh stack: %v, %v", firing, err)
 	}
 	w.checkQueries()
+	w.checkDiscovery()
 
 	// Again: nothing is done.
 	before := w.ids()
@@ -425,6 +426,62 @@ func (w *world) checkQueries() {
 		if with[title] == 0 {
 			t.Errorf("panel %s has no data", title)
 		}
+	}
+}
+
+// checkDiscovery: containers of Docker that ask to be scraped are found where
+// this host reaches them, and so is what a service publishes.
+func (w *world) checkDiscovery() {
+	t := w.t
+	t.Helper()
+	c := dockertest.Client(t)
+	image := "127.0.0.1" // what the stage has pulled
+	for _, have := range must(c.ContainerList(t.Context(), container.ListOptions{}))(t) {
+		if have.Names[0] == "/sandbox-alertmanager" {
+			image = have.Image
+		}
+	}
+	var ids []string
+	for name, network := range map[string]string{"asks": "bridge", "asks-not": "bridge", "asks-alone": "none"} {
+		labels := map[string]string{"prometheus.io/scrape": fmt.Sprint(name != "asks-not")}
+		made := must(c.ContainerCreate(t.Context(), &container.Config{Image: image, Labels: labels}, &container.HostConfig{NetworkMode: container.NetworkMode(network)}, nil, nil, name))(t)
+		ids = append(ids, made.ID)
+		if err := c.ContainerStart(t.Context(), made.ID, container.StartOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer func() {
+		for _, id := range ids {
+			if err := c.ContainerRemove(context.Background(), id, container.RemoveOptions{Force: true, RemoveVolumes: true}); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	targets, err := telemetry.Containers(Scraped(w.Docker))(t.Context())
+	if err != nil || len(targets) != 1 || targets[0].Instance != "asks" || !strings.HasSuffix(targets[0].URL, ":8080/metrics") || targets[0].Labels["engine"] != "docker" {
+		t.Errorf("%+v, %v", targets, err)
+	}
+	for port, want := range map[uint16]string{9090: "127.0.0.1:9090", 9091: "invalid AddrPort"} {
+		at, ok, err := Published(t.Context(), w.Docker, "sandbox-prometheus", port)
+		if err != nil || at.String() != want || ok != at.IsValid() {
+			t.Errorf("port %d of Prometheus is at %v, %t, %v", port, at, ok, err)
+		}
+	}
+	for _, name := range []string{"asks", "nobody"} {
+		if at, ok, err := Published(t.Context(), w.Docker, name, 9090); ok || err != nil {
+			t.Errorf("%s: %v, %v", name, at, err)
+		}
+	}
+}
+
+// must ends the test with an error.
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
 	}
 }
 
