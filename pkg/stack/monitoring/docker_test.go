@@ -364,8 +364,13 @@ func (w *world) checkStatus() {
 // checkTargets: all are up, and they are the right ones.
 func (w *world) checkTargets() {
 	w.t.Helper()
-	want := "[alertmanager app containers node prometheus sandbox]"
-	eventually(w.t, "all targets are up", time.Minute, func() (bool, any) {
+	w.checkJobs("[alertmanager app containers node prometheus sandbox]")
+}
+
+// checkJobs waits until the targets are those of the jobs, and up.
+func (w *world) checkJobs(want string) {
+	w.t.Helper()
+	eventually(w.t, "all targets are up", 2*time.Minute, func() (bool, any) {
 		var data struct {
 			ActiveTargets []struct {
 				Labels    map[string]string
@@ -393,6 +398,25 @@ func (w *world) checkTargets() {
 func (w *world) checkQueries() {
 	t := w.t
 	t.Helper()
+	// rate() takes two samples.
+	eventually(t, "the app's rate", time.Minute, func() (bool, any) {
+		got, err := w.query("sum(rate(http_requests_total[5m]))")
+		return len(got) == 1, err
+	})
+	empty := w.emptyPanels()
+	for _, title := range []string{"Requests", "Error rate", "Alerts firing", "Targets down", "Request rate", "Errors by path",
+		"CPU usage of containers", "CPU throttling", "Memory usage of containers", "Memory usage of the limit", "Memory usage of this machine", "OOM kills"} {
+		if slices.Contains(empty, title) {
+			t.Errorf("panel %s has no data", title)
+		}
+	}
+}
+
+// emptyPanels are those whose queries have no data. Each is one that Prometheus
+// answers.
+func (w *world) emptyPanels() (empty []string) {
+	t := w.t
+	t.Helper()
 	b, err := fs.ReadFile(content.Files, "grafana/dashboards/golden-signals.json")
 	if err != nil {
 		t.Fatal(err)
@@ -406,27 +430,20 @@ func (w *world) checkQueries() {
 	if err := json.Unmarshal(b, &d); err != nil {
 		t.Fatal(err)
 	}
-	// rate() takes two samples.
-	eventually(t, "the app's rate", time.Minute, func() (bool, any) {
-		got, err := w.query("sum(rate(http_requests_total[5m]))")
-		return len(got) == 1, err
-	})
-	with := map[string]int{}
 	for _, p := range d.Panels {
+		with := 0
 		for _, target := range p.Targets {
 			got, err := w.query(target.Expr)
 			if err != nil {
 				t.Errorf("panel %s: %s: %v", p.Title, target.Expr, err)
 			}
-			with[p.Title] += len(got)
+			with += len(got)
+		}
+		if with == 0 && len(p.Targets) > 0 {
+			empty = append(empty, p.Title)
 		}
 	}
-	for _, title := range []string{"Requests", "Error rate", "Alerts firing", "Targets down", "Request rate", "Errors by path",
-		"CPU usage of containers", "CPU throttling", "Memory usage of containers", "Memory usage of the limit", "Memory usage of this machine", "OOM kills"} {
-		if with[title] == 0 {
-			t.Errorf("panel %s has no data", title)
-		}
-	}
+	return empty
 }
 
 // checkDiscovery: containers of Docker that ask to be scraped are found where
