@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,7 +37,34 @@ import (
 	content "github.com/sandboxlabs/sandbox/sandbox/stack/monitoring"
 )
 
-func TestMain(m *testing.M) { os.Exit(dockertest.Main(m)) }
+const runcVar = "SANDBOX_TEST_RUNC" // the runtime that starts nodes; see scripts/runc-within-bounds
+
+func TestMain(m *testing.M) {
+	code, err := mainWithRunc(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+// mainWithRunc builds the runtime first, since there is no network inside.
+func mainWithRunc(m *testing.M) (int, error) {
+	if os.Getenv(runcVar) == "" && os.Geteuid() == 0 {
+		dir, err := os.MkdirTemp("", "sbr")
+		if err != nil {
+			return 1, err
+		}
+		defer os.RemoveAll(dir)
+		runc := filepath.Join(dir, "runc-within-bounds")
+		if out, err := exec.Command("go", "build", "-o", runc, "../../../scripts/runc-within-bounds").CombinedOutput(); err != nil {
+			return 1, fmt.Errorf("build runc-within-bounds: %w\n%s", err, out)
+		}
+		if err := os.Setenv(runcVar, runc); err != nil {
+			return 1, err
+		}
+	}
+	return dockertest.Main(m, "--add-runtime", "bounded="+os.Getenv(runcVar), "--default-runtime", "bounded"), nil
+}
 
 // recipes is the store that the tests of recipes keep, with its endpoint.
 type recipes struct {
