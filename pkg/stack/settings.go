@@ -45,6 +45,9 @@ func Remember(dirs state.Dirs, opts api.UpOptions) (api.UpOptions, error) {
 	return opts, state.WriteJSON(dirs.Stage(settingsName), opts.Settings)
 }
 
+// Kept returns the choices that the last `up` has kept.
+func Kept(dirs state.Dirs) (api.Settings, error) { return settings(dirs) }
+
 func settings(dirs state.Dirs) (s api.Settings, err error) {
 	err = state.ReadJSON(dirs.Stage(settingsName), &s)
 	if errors.Is(err, fs.ErrNotExist) {
