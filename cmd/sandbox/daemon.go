@@ -70,6 +70,7 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host, opts cli.Serving)
 		watch,
 		// Whichever of the two is up last makes Prometheus watch the cluster.
 		followed{nodes, stack.Step{Name: "monitoring", Do: watch.Connect}},
+		newAWSStage(dirs, containers),
 	)
 	if err != nil {
 		return err

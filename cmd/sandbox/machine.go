@@ -85,6 +85,8 @@ func (m *machine) NewRecipe(_ context.Context, dir, name string) (string, error)
 	return folder, forUser(err)
 }
 
+func (m *machine) AWS(endpoint string) cli.AWS { return newAWS(m.dirs, endpoint) }
+
 // forUser gives an error of work that the daemon has no part in the form in
 // which its errors come, with class and hint.
 func forUser(err error) error {

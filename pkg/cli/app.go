@@ -55,6 +55,8 @@ type Host interface {
 	// NewRecipe makes a recipe to start from, in a folder of dir, and returns
 	// that folder.
 	NewRecipe(ctx context.Context, dir, name string) (folder string, err error)
+	// AWS is the sandbox's, at an endpoint, "" for that of the stage.
+	AWS(endpoint string) AWS
 	// Uninstall takes away, after a purge, what the daemon cannot: its unit
 	// and its folders. It returns what is then still there.
 	Uninstall(ctx context.Context) (left []string, err error)
@@ -149,6 +151,7 @@ func (p *program) commands() []*cli.Command {
 		p.psCommand(), p.logsCommand(), p.statsCommand(), p.inspectCommand(), p.eventsCommand(),
 		p.stopCommand(), p.killCommand(), p.pauseCommand(), p.unpauseCommand(), p.waitCommand(), p.rmCommand(),
 		p.imagesCommand(), p.pullCommand(), p.buildCommand(), p.rmiCommand(), p.imageCommand(),
+		p.awsCommand(), p.terraformCommand(),
 		p.versionCommand(), p.completionCommand(), p.completeCommand(), p.daemonCommand(),
 	}
 	for _, c := range commands {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -57,6 +58,8 @@ type Config struct {
 	Settings func() (api.Settings, error)
 	// Region, Bucket and Table: those of the state, "" for the defaults.
 	Region, Bucket, Table string
+	// HTTP is how LocalStack is reached, nil for the usual way.
+	HTTP *http.Client
 }
 
 // Stage implements stack.Stage.
@@ -117,7 +120,7 @@ func (s *Stage) Down(opts api.DownOptions) []stack.Step {
 
 // cloud is the AWS of these settings.
 func (s *Stage) cloud(settings api.Settings) Cloud {
-	return Cloud{Endpoint: Endpoint(settings), Region: s.Region}
+	return Cloud{Endpoint: Endpoint(settings), Region: s.Region, HTTP: s.HTTP}
 }
 
 // Endpoint is the URL of LocalStack.

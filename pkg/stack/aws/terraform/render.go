@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
 )
 
 // services are those of the provider that are sent to the endpoint: what
@@ -17,7 +19,7 @@ var services = []string{
 }
 
 // render makes the file of a configuration. name is its folder's.
-func render(c *configuration, name string, o Options) ([]byte, Result) {
+func render(c *configuration, name string, o Options) ([]byte, api.TerraformDir) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `%s, which replaces it: do not edit. It has the state of
 # this folder, and what its AWS provider makes, in the sandbox. Without it, both
@@ -56,7 +58,7 @@ func has(providers []provider, name string) bool {
 
 // renderBackend writes the backend, which replaces the configuration's as a
 // whole: what is to stay of that is repeated.
-func renderBackend(b *bytes.Buffer, have *backend, name string, o Options) Result {
+func renderBackend(b *bytes.Buffer, have *backend, name string, o Options) api.TerraformDir {
 	attributes := map[string]string{}
 	if have != nil {
 		attributes = have.attributes
@@ -66,7 +68,7 @@ func renderBackend(b *bytes.Buffer, have *backend, name string, o Options) Resul
 		key = quote(name + "/terraform.tfstate")
 	}
 	lockfile := o.UseLockfile || attributes["use_lockfile"] != "" && attributes["use_lockfile"] != "false" && attributes["dynamodb_table"] == ""
-	result := Result{State: "s3://" + o.Bucket + "/" + strings.Trim(key, `"`), Replaced: strings.Trim(attributes["bucket"], `"`)}
+	result := api.TerraformDir{State: "s3://" + o.Bucket + "/" + strings.Trim(key, `"`), Replaced: strings.Trim(attributes["bucket"], `"`)}
 	fmt.Fprintf(b, "terraform {\n  backend \"s3\" {\n    bucket = %s\n    key = %s\n    region = %s\n", quote(o.Bucket), key, quote(o.Region))
 	for _, name := range []string{"encrypt", "workspace_key_prefix"} {
 		if v := attributes[name]; v != "" {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
@@ -36,23 +37,12 @@ type Options struct {
 	UseLockfile bool
 }
 
-// Result says what InitDir has done.
-type Result struct {
-	File      string   `json:"file"`
-	Changed   bool     `json:"changed"`   // it was not there, or is another now
-	State     string   `json:"state"`     // s3://BUCKET/KEY
-	Lock      string   `json:"lock"`      // "table NAME" or "lock file"
-	Providers []string `json:"providers"` // NAME or NAME.ALIAS of those that it points at the endpoint
-	// Replaced is the backend's bucket of the configuration, if it has one.
-	Replaced string `json:"replaced,omitempty"`
-}
-
 // InitDir writes the override file of a folder. It is errdefs.ErrNotFound
 // without that folder, ErrAlreadyExists when another has written the file,
 // ErrFailedPrecondition when the state is kept in something else than S3, and
 // ErrInvalidArgument for what is no HCL, with file and line.
-func InitDir(dir string, o Options) (Result, error) {
-	var none Result
+func InitDir(dir string, o Options) (api.TerraformDir, error) {
+	var none api.TerraformDir
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return none, err

@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/hashicorp/hcl/v2/hclparse"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
 )
 
 var sandbox = Options{Endpoint: "http://127.0.0.1:4566", Region: "us-east-1", Bucket: "sandbox-terraform-state", Table: "sandbox-terraform-locks"}
@@ -32,7 +34,7 @@ func folder(t *testing.T, text string) string {
 
 // written is what InitDir has written, with one blank between words, so that
 // alignment does not matter.
-func written(t *testing.T, r Result) string {
+func written(t *testing.T, r api.TerraformDir) string {
 	t.Helper()
 	b, err := os.ReadFile(r.File)
 	if err != nil {
