@@ -64,14 +64,15 @@ func newCloud(t *testing.T, s *suite) *cloud {
 	c.Endpoint = aws.Endpoint(c.kept)
 	registry := serve(t, p, s.Store)
 	c.images = stored{s, registry}
+	root := t.TempDir()
 	engine := stackdocker.New(stackdocker.Config{
-		Host: "unix://" + d.dir + "/docker.sock", Images: c.images, Registry: func() string { return registry },
+		State: root, Host: "unix://" + d.dir + "/docker.sock", Images: c.images, Registry: func() string { return registry },
 		Serve: func(context.Context, netip.Addr) error { return nil },
 	})
 	t.Cleanup(func() { _ = engine.Close() })
 	var err error
 	c.stack, err = stack.New(stackdocker.NewStage(engine), aws.New(aws.Config{
-		Dirs: state.Dirs{Root: t.TempDir()}, Docker: engine, Init: awsfiles.Init(), HTTP: client,
+		Dirs: state.Dirs{Root: root}, Docker: engine, Init: awsfiles.Init(), HTTP: client,
 		Settings: func() (api.Settings, error) { return c.kept, nil },
 	}))
 	if err != nil {

@@ -268,7 +268,9 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	list(help(), "")
-	list(help("image"), "image ")
+	for _, group := range []string{"image", "aws", "tf"} {
+		list(help(group), group+" ")
+	}
 	if len(names) < 40 {
 		t.Fatalf("found only the commands %q", names)
 	}

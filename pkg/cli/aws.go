@@ -35,7 +35,7 @@ func (p *program) awsCommand() *cli.Command {
 		Name: "aws", Category: groupStack, Usage: "use the sandbox's AWS",
 		Description: `
 EXAMPLES
-  eval "$(sandbox aws env)"
+  sandbox aws env >aws.env && . ./aws.env
   sandbox aws profile && aws --profile sandbox s3 ls
   sandbox aws ls`,
 		Subcommands: []*cli.Command{p.awsEnv(), p.awsProfile(), p.awsList()},
@@ -75,7 +75,7 @@ func (p *program) awsEnv() *cli.Command {
 		Name: "env", Usage: "print the variables by which AWS's tools find it",
 		Description: `
 EXAMPLES
-  eval "$(sandbox aws env)"
+  sandbox aws env >aws.env && . ./aws.env
   sandbox aws env --json | jq -r .AWS_ENDPOINT_URL`,
 		Flags: []cli.Flag{endpointFlag(), jsonFlag()},
 		Action: p.action(0, 0, func(ctx context.Context, c *cli.Context) error {
@@ -125,8 +125,7 @@ Other profiles stay as they are, and so does one of that name that sandbox has
 not written.
 
 EXAMPLES
-  sandbox aws profile
-  aws --profile sandbox s3 ls
+  sandbox aws profile && aws --profile sandbox s3 ls
   sandbox aws profile --remove`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "call the profile `NAME`", Value: "sandbox"},
@@ -195,8 +194,7 @@ func (p *program) terraformCommand() *cli.Command {
 		Name: "tf", Category: groupStack, Usage: "use Terraform or OpenTofu with the sandbox's AWS",
 		Description: `
 EXAMPLES
-  sandbox tf init-dir environments/dev
-  tofu -chdir=environments/dev init`,
+  sandbox tf init-dir environments/dev && tofu -chdir=environments/dev init`,
 		Subcommands: []*cli.Command{p.terraformInitDir()},
 	}
 }
