@@ -148,7 +148,7 @@ class Journal:
         elif end < len(data):
             aside = save_aside(self.path, data[end:])
             complaints.append(
-                f"{self.path} ends in {len(data) - end} bytes of a change that was never answered: they are now {aside}"
+                f"{self.path} ends in {len(data) - end} bytes of a change that was not written whole: they are now {aside}"
             )
         if damage or end < len(data):
             self._rewrite()
