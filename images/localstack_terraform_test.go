@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
@@ -152,31 +151,31 @@ func (f *tofu) expect(dir, says string, args ...string) {
 	f.t.Logf("measured: tofu %s in %s: %.1f s", args[0], dir, time.Since(begun).Seconds())
 }
 
-// terraform applies configurations with their state in the stage's bucket, and
-// kills LocalStack in between and while it is locked.
-func (c *cloud) terraform(s *suite) {
-	mirror, missing := providers()
-	f := newTofu(c, mirror)
+// terraform applies a configuration with its state in the stage's bucket, and
+// kills LocalStack while it is locked.
+func (c *cloud) terraform() {
+	f := newTofu(c, "")
 	for _, lockfile := range []bool{false, true} {
 		f.locked(lockfile)
 	}
-	c.t.Run("VPC", func(t *testing.T) {
-		if missing != nil {
-			t.Skip(missing)
-		}
-		f := *f
-		f.cloud = &cloud{}
-		*f.cloud = *c
-		f.t = t
-		f.initDir("environments/dev", false)
-		f.expect("environments/dev", "Apply complete!", "apply", "-auto-approve")
-		f.expect("environments/dev", "No changes.", "plan")
-		f.kill()
-		f.expect("environments/dev", "No changes.", "plan")
-		f.expect("environments/dev", "Destroy complete!", "destroy", "-auto-approve")
-		f.kill()
-		f.expect("environments/dev", "No changes.", "plan", "-destroy")
-	})
+}
+
+// vpc applies the seeds' module of a VPC, and kills LocalStack in between.
+func (c *cloud) vpc() {
+	mirror, err := providers()
+	if err != nil {
+		c.t.Skip(err)
+	}
+	const dir = "environments/dev"
+	f := newTofu(c, mirror)
+	f.initDir(dir, false)
+	f.expect(dir, "Apply complete!", "apply", "-auto-approve")
+	f.expect(dir, "No changes.", "plan")
+	f.kill()
+	f.expect(dir, "No changes.", "plan")
+	f.expect(dir, "Destroy complete!", "destroy", "-auto-approve")
+	f.kill()
+	f.expect(dir, "No changes.", "plan", "-destroy")
 }
 
 // locked: who applies has the lock, also when LocalStack dies in the meantime,

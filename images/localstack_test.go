@@ -23,7 +23,7 @@ const (
 // kills it, and looks whether all that was answered is there.
 func TestLocalStack(t *testing.T) {
 	s := openSuite(t)
-	//TMP s.make(t, s.maker(), "localstack", "tools")
+	s.make(t, s.maker(), "localstack", "tools")
 	c := newCloud(t, s)
 	begun := time.Now()
 	notes := c.up()
@@ -39,24 +39,37 @@ func TestLocalStack(t *testing.T) {
 	}
 	c.status(3)
 	c.copyTests()
-	if !testing.Short() {
-		c.must("-m", "unittest", "discover")
-	}
-
 	c.must("drive.py", "fill")
-	before := c.must("drive.py", "world")
-	c.kill()
-	if after := c.must("drive.py", "world"); after != before {
-		t.Errorf("what is there after a kill differs:\n%s", differ(before, after))
-	}
-	c.terraform(s)
-	c.killWhileWriting()
-	c.latency()
-	c.repair()
+	c.part("unittest", func() { c.must("-m", "unittest", "discover") })
+	c.part("kill", c.killAtRest)
+	c.part("terraform", c.terraform)
+	c.part("VPC", c.vpc)
+	c.part("kills", c.killWhileWriting)
+	c.part("latency", c.latency)
+	c.part("repair", c.repair)
 	if k, err := c.Kept(t.Context()); err != nil || k.Refuses != "" || len(k.Problems) > 0 {
 		t.Errorf("%+v, %v", k, err)
 	}
-	c.damage()
+	c.part("damage", c.damage)
+}
+
+// part runs a part of the test, which goes on if that fails.
+func (c *cloud) part(name string, do func()) {
+	whole := c.t
+	whole.Run(name, func(t *testing.T) {
+		c.t = t
+		defer func() { c.t = whole }()
+		do()
+	})
+}
+
+// killAtRest: all that there is, is there after a kill.
+func (c *cloud) killAtRest() {
+	before := c.must("drive.py", "world")
+	c.kill()
+	if after := c.must("drive.py", "world"); after != before {
+		c.t.Errorf("what is there after a kill differs:\n%s", differ(before, after))
+	}
 }
 
 // damage: a file that cannot be read is set aside and reported, and all else
