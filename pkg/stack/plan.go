@@ -18,16 +18,35 @@ type Plan struct {
 	nodes []node
 }
 
-// node is one stage of a plan; after are the stages to wait for, if planned.
+// node is one stage of a plan; after are the stages to wait for, if planned. One
+// that is last waits for all others, and does not need their success.
 type node struct {
 	stage string
 	after []string
 	steps []Step
+	last  bool
 }
 
-func (p *Plan) add(stage string, after []string, steps []Step) {
-	p.nodes = append(p.nodes, node{stage, after, steps})
+// lastTimeout bounds what is done at the end of a plan that was interrupted.
+const lastTimeout = 2 * time.Minute
+
+// Add plans steps under a name of their own, to be begun when those of the
+// names in after, as far as they are planned, have succeeded.
+func (p *Plan) Add(stage string, after []string, steps ...Step) {
+	p.nodes = append(p.nodes, node{stage: stage, after: after, steps: steps})
 }
+
+// AddLast plans steps for the time when all others have ended, however they
+// did: also when the plan is interrupted, which they do not notice.
+func (p *Plan) AddLast(stage string, steps ...Step) {
+	p.nodes = append(p.nodes, node{stage: stage, steps: steps, last: true})
+}
+
+// Skip is the error of a step that this machine gives no occasion for. It does
+// not count as a failure, but what needs the step is skipped as well.
+type Skip struct{ Reason string }
+
+func (s *Skip) Error() string { return s.Reason }
 
 // Tasks lists the plan's steps as pending tasks, in order.
 func (p *Plan) Tasks() []api.Task {
@@ -49,8 +68,9 @@ func (p *Plan) Tasks() []api.Task {
 // goroutines, but for one task only from one at a time.
 func (p *Plan) Run(ctx context.Context, update func(api.Task)) error {
 	type result struct {
-		done chan struct{} // closed when ok and err are final
+		done chan struct{} // closed when the others are final
 		ok   bool
+		why  string // not ok
 		err  error
 	}
 	results := map[string]*result{}
@@ -62,6 +82,17 @@ func (p *Plan) Run(ctx context.Context, update func(api.Task)) error {
 		r := results[n.stage]
 		wg.Go(func() {
 			defer close(r.done)
+			ctx := ctx
+			if n.last {
+				for _, other := range p.nodes {
+					if !other.last {
+						<-results[other.stage].done
+					}
+				}
+				late, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTimeout)
+				defer cancel()
+				ctx = late
+			}
 			for _, name := range n.after {
 				need := results[name]
 				if need == nil {
@@ -69,12 +100,21 @@ func (p *Plan) Run(ctx context.Context, update func(api.Task)) error {
 				}
 				<-need.done
 				if !need.ok {
-					n.skip(update, 0, "stage "+name+" did not get there")
+					n.skip(update, 0, need.why)
+					r.why = need.why
 					return
 				}
 			}
 			r.err = n.run(ctx, update)
-			r.ok = r.err == nil
+			var skip *Skip
+			switch {
+			case r.err == nil:
+				r.ok = true
+			case errors.As(r.err, &skip):
+				r.why, r.err = skip.Reason, nil
+			default:
+				r.why = "stage " + n.stage + " did not get there"
+			}
 		})
 	}
 	wg.Wait()
@@ -102,7 +142,11 @@ func (n node) run(ctx context.Context, update func(api.Task)) error {
 			return context.Cause(ctx)
 		}
 		if err := s.run(ctx, n.stage, update); err != nil {
-			n.skip(update, i+1, s.Name+" did not succeed")
+			why := s.Name + " did not succeed"
+			if skip := (*Skip)(nil); errors.As(err, &skip) {
+				why = skip.Reason
+			}
+			n.skip(update, i+1, why)
 			return fmt.Errorf("%s: %w", s.Name, err)
 		}
 	}
@@ -132,9 +176,12 @@ func (s Step) run(ctx context.Context, stage string, update func(api.Task)) erro
 	mu.Lock()
 	defer mu.Unlock()
 	task.Took = time.Since(start)
+	var skip *Skip
 	switch {
 	case err == nil:
 		task.Status = api.Done
+	case errors.As(err, &skip) && undone == nil:
+		task.Status, task.Note = api.Skipped, skip.Reason
 	case ctx.Err() != nil:
 		// What the step makes of its cancelled context is of no interest,
 		// the reason for the cancellation is.

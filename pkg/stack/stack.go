@@ -151,7 +151,7 @@ func (g *Graph) Up(opts api.UpOptions) (*Plan, error) {
 			continue
 		}
 		if wanted[name] {
-			p.add(name, s.Needs(), s.Up(opts))
+			p.Add(name, s.Needs(), s.Up(opts)...)
 		}
 	}
 	if len(p.nodes) == 0 {
@@ -170,7 +170,7 @@ func (g *Graph) Down(opts api.DownOptions) (*Plan, error) {
 				after = append(after, other.Name())
 			}
 		}
-		p.add(s.Name(), after, s.Down(opts))
+		p.Add(s.Name(), after, s.Down(opts)...)
 	}
 	return p, nil
 }
