@@ -76,8 +76,8 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host, opts cli.Serving)
 		return err
 	}
 	return daemon.New(daemon.Config{
-		Dirs: dirs, Engine: engine, Images: service, Stack: graph, Log: log.Named("daemon"),
-		Group: host.Group, Version: daemonVersion(), Services: services(endpoint, observed),
+		Dirs: dirs, Engine: engine, Images: service, Stack: graph, Verify: newWalk(h, engine, containers, nodes, log).Plan,
+		Log: log.Named("daemon"), Group: host.Group, Version: daemonVersion(), Services: services(endpoint, observed),
 		Alerts: observed.alerts, Exited: observed.exporter.Exited,
 		Prepare: func(ctx context.Context) error {
 			sweep(ctx, engine, log)

@@ -129,10 +129,16 @@ type DownOptions struct {
 	Purge bool `json:"purge,omitempty"`
 }
 
+// VerifyOptions is the body of POST /v1/verify.
+type VerifyOptions struct {
+	// Only some of the promises, by name, and those that they need.
+	Only []string `json:"only,omitempty"`
+}
+
 // Change is long work that can be followed, aborted and resumed.
 type Change struct {
 	ID      string    `json:"id"`
-	Kind    string    `json:"kind"` // up, down
+	Kind    string    `json:"kind"` // up, down, verify
 	Status  string    `json:"status"`
 	Error   *Error    `json:"error,omitempty"`
 	Created time.Time `json:"created"`

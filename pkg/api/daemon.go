@@ -60,6 +60,8 @@ type ChangeRef struct {
 const (
 	ChangeUp   = "up"
 	ChangeDown = "down"
+	// ChangeVerify tries what the stack promises; its tasks are the promises.
+	ChangeVerify = "verify"
 )
 
 // Ended reports whether status is one that a change or task does not leave.

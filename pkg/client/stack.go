@@ -39,6 +39,13 @@ func (c *Client) Down(ctx context.Context, opts api.DownOptions) (api.ChangeRef,
 	return out, err
 }
 
+// Verify starts trying what the stack promises.
+func (c *Client) Verify(ctx context.Context, opts api.VerifyOptions) (api.ChangeRef, error) {
+	var out api.ChangeRef
+	err := c.call(ctx, request{method: http.MethodPost, path: "/verify", body: opts}, &out)
+	return out, err
+}
+
 // Changes lists the changes that are remembered, oldest first.
 func (c *Client) Changes(ctx context.Context) ([]api.Change, error) {
 	var out []api.Change

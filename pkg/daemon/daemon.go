@@ -43,10 +43,12 @@ var errStopping = errors.New("the daemon is stopping")
 // Config is what a daemon is made of. Its parts must not have touched the
 // machine yet: that is for Prepare, which no second daemon reaches.
 type Config struct {
-	Dirs    state.Dirs
-	Engine  engine.Engine
-	Images  Images
-	Stack   *stack.Graph
+	Dirs   state.Dirs
+	Engine engine.Engine
+	Images Images
+	Stack  *stack.Graph
+	// Verify plans to try what the stack promises: all, or some by name.
+	Verify  func(only []string) (*stack.Plan, error)
 	Log     *zap.Logger
 	Group   string // that may use the socket besides root; "" for none
 	Version api.Version
@@ -226,6 +228,12 @@ func (d *Daemon) plan(kind string, options json.RawMessage) (*stack.Plan, error)
 			return nil, fmt.Errorf("options of down: %w", err)
 		}
 		return d.Stack.Down(opts)
+	case api.ChangeVerify:
+		var opts api.VerifyOptions
+		if err := json.Unmarshal(options, &opts); err != nil {
+			return nil, fmt.Errorf("options of verify: %w", err)
+		}
+		return d.Verify(opts.Only)
 	}
 	return nil, fmt.Errorf("unknown kind of change %q", kind)
 }

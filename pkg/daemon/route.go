@@ -92,6 +92,7 @@ var routes = []route{
 
 	{"POST", "/up", write, short, nil, (*Daemon).postUp},
 	{"POST", "/down", write, short, nil, (*Daemon).postDown},
+	{"POST", "/verify", write, short, nil, (*Daemon).postVerify},
 	{"GET", "/changes", read, short, nil, (*Daemon).getChanges},
 	{"GET", "/changes/{id}", read, long, []string{"follow"}, (*Daemon).getChange},
 	{"POST", "/changes/{id}/abort", write, long, nil, (*Daemon).postAbort},

@@ -73,6 +73,14 @@ func (d *Daemon) postDown(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+func (d *Daemon) postVerify(w http.ResponseWriter, r *http.Request) error {
+	var opts api.VerifyOptions
+	if err := decodeBody(w, r, &opts); err != nil {
+		return err
+	}
+	return d.begin(w, api.ChangeVerify, opts)
+}
+
 func (d *Daemon) begin(w http.ResponseWriter, kind string, opts any) error {
 	ref, err := d.changes.Begin(kind, opts)
 	if err != nil {

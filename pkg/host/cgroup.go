@@ -171,3 +171,16 @@ func lookSwap(_ context.Context, h *Host) finding {
 	}
 	return warnf("memory.swap.max is missing")
 }
+
+// Lacks says why containers of this host cannot be limited by a controller of
+// cgroup version 2; "" when they can.
+func (h *Host) Lacks(controller string) string {
+	g := h.cgroups()
+	switch {
+	case slices.Contains(g.controllers, controller):
+		return ""
+	case g.v1[controller] != "":
+		return fmt.Sprintf("cgroup version 1 has the controller %s on this host", controller)
+	}
+	return fmt.Sprintf("cgroup version 2 has no controller %s on this host", controller)
+}

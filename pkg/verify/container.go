@@ -1,0 +1,119 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/stack"
+)
+
+const (
+	demoApp = "demo-app"
+	appPort = 8080
+	// memoryLimit is what the app gets, and holdings what it then tries to have.
+	memoryLimit = 48 << 20 // bytes
+	holdings    = "256Mi"
+)
+
+// start makes a container of the demo app by hand.
+func (w *Walk) start(ctx context.Context, spec api.ContainerSpec, p stack.Progress) (api.Container, error) {
+	img, err := w.Images.Ensure(ctx, demoApp, p)
+	if err != nil {
+		return api.Container{}, err
+	}
+	spec.Image, spec.Labels = img.Name, map[string]string{Label: "true"}
+	c, err := w.Engine.Create(ctx, spec, nil)
+	if err != nil {
+		return c, err
+	}
+	if err := w.Engine.Start(ctx, c.ID, nil); err != nil {
+		return c, err
+	}
+	return w.Engine.Inspect(ctx, c.ID)
+}
+
+func (w *Walk) answersRaw(ctx context.Context, p stack.Progress) error {
+	c, err := w.start(ctx, api.ContainerSpec{Name: "sandbox-verify-runs"}, p)
+	if err != nil {
+		return err
+	}
+	url := fmt.Sprintf("http://%s:%d/version", c.IP, appPort)
+	begun := time.Now()
+	if err := poll(ctx, 10*time.Second, func(ctx context.Context) error { return get(ctx, url, "", nil) }); err != nil {
+		return err
+	}
+	p.Note("%s answers after %d ms", url, time.Since(begun).Milliseconds())
+	return w.Engine.Remove(ctx, c.ID, true)
+}
+
+// killedByLimit has the app hold more memory than it may have.
+func (w *Walk) killedByLimit(ctx context.Context, p stack.Progress) error {
+	if why := w.NoMemoryLimit(); why != "" {
+		return &stack.Skip{Reason: "not possible here: " + why}
+	}
+	c, err := w.start(ctx, api.ContainerSpec{
+		Name: "sandbox-verify-memory", Command: []string{"-memory", holdings},
+		Resources: api.Resources{Memory: memoryLimit, MemorySwap: memoryLimit},
+	}, p)
+	if err != nil {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	exit, err := w.Engine.Wait(wait, c.ID)
+	if err != nil {
+		return fmt.Errorf("wait for the kernel to kill it: %w", err)
+	}
+	if !exit.OOMKilled || exit.Code != 137 {
+		return fmt.Errorf("with %s in its memory and a limit of %d MiB it exited with code %d, not killed by the kernel", holdings, memoryLimit>>20, exit.Code)
+	}
+	p.Note("at %d MiB, with exit code 137", memoryLimit>>20)
+	return w.Engine.Remove(ctx, c.ID, true)
+}
+
+func (w *Walk) removeContainers(ctx context.Context) error {
+	list, err := w.Engine.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, c := range list {
+		if c.Spec.Labels[Label] == "" {
+			continue
+		}
+		if err := w.Engine.Remove(ctx, c.ID, true); err != nil && !errdefs.IsNotFound(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// get asks a URL, by another Host if one is given, and lets check see the
+// answer; nil is content with the status 200.
+func get(ctx context.Context, url, host string, check func(*http.Response) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	req.Host = host
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET %s: %s", url, resp.Status)
+	}
+	if check != nil {
+		return check(resp)
+	}
+	return nil
+}

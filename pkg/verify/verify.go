@@ -1,0 +1,156 @@
+// Package verify walks the whole path with the demo app, from a container made
+// by hand to a cluster, and says which promises of the stack hold. Each is tried
+// as its user would meet it. What a walk has made, it takes away; what one that
+// was killed has left, the next one takes away first.
+package verify
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"go.uber.org/zap"
+
+	"github.com/sandboxlabs/sandbox/pkg/engine"
+	"github.com/sandboxlabs/sandbox/pkg/stack"
+)
+
+// Label marks the raw containers of a walk.
+const Label = "io.sandboxlabs.verify"
+
+// Config is what a walk uses of the stack.
+type Config struct {
+	// Engine makes containers by hand.
+	Engine engine.Engine
+	Images stack.Images
+	// NoMemoryLimit says why this host's containers can have none; "" when they
+	// can.
+	NoMemoryLimit func() string
+	Cluster       Cluster
+	Log           *zap.Logger
+}
+
+// Cluster is the stage of that name.
+type Cluster interface {
+	// Kubectl runs kubectl as the cluster's administrator.
+	Kubectl(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error)
+	// Ingress is the URL at which this machine reaches the ingress controller.
+	Ingress(ctx context.Context) (string, error)
+}
+
+// promise is one that the stack makes. Those that it needs come first.
+type promise struct {
+	name  string
+	says  string
+	needs []string
+	keep  func(context.Context, stack.Progress) error
+}
+
+// Walk makes plans to try promises.
+type Walk struct{ Config }
+
+// New returns a walk over a stack.
+func New(cfg Config) *Walk {
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	return &Walk{cfg}
+}
+
+// promises are all, in the order in which they are shown.
+func (w *Walk) promises() []promise {
+	return []promise{
+		{"runs", "the demo app answers in a container made by hand", nil, w.answersRaw},
+		{"memory", "a memory limit kills it in a container made by hand", nil, w.killedByLimit},
+		{"deployed", "the same image runs in the cluster", nil, w.deploy},
+		{"ingress", "it answers over HTTP through Ingress and Service", []string{"deployed"}, w.answersThroughIngress},
+		{"dns", "pods find services by name", []string{"deployed"}, w.resolves},
+		{"policy", "a NetworkPolicy blocks one pod and admits another", []string{"deployed"}, w.guards},
+		{"volume", "what a pod wrote to a volume is there after it moved", []string{"deployed"}, w.keepsVolume},
+		{"top", "kubectl top knows what pods use", []string{"deployed"}, w.knowsUsage},
+	}
+}
+
+// Names lists the promises.
+func (w *Walk) Names() (names []string) {
+	for _, p := range w.promises() {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// Plan makes the plan of a walk: all promises, or some and what these need.
+func (w *Walk) Plan(only []string) (*stack.Plan, error) {
+	for _, name := range only {
+		if !slices.Contains(w.Names(), name) {
+			return nil, fmt.Errorf("unknown promise %q: there are %s: %w", name, strings.Join(w.Names(), ", "), errdefs.ErrInvalidArgument)
+		}
+	}
+	all := w.promises()
+	wanted := map[string]bool{}
+	for _, p := range slices.Backward(all) {
+		if len(only) == 0 || slices.Contains(only, p.name) {
+			wanted[p.name] = true
+		}
+		if wanted[p.name] {
+			for _, need := range p.needs {
+				wanted[need] = true
+			}
+		}
+	}
+	plan := &stack.Plan{}
+	plan.Add(leftovers, nil, stack.Step{Name: "nothing of an earlier walk is left", Do: w.clean})
+	for _, p := range all {
+		if wanted[p.name] {
+			plan.Add(p.name, append([]string{leftovers}, p.needs...), stack.Step{Name: p.says, Do: p.keep})
+		}
+	}
+	plan.AddLast("end", stack.Step{Name: "nothing is left of this one", Do: w.clean})
+	return plan, nil
+}
+
+const leftovers = "start"
+
+// clean takes away what walks make.
+func (w *Walk) clean(ctx context.Context, _ stack.Progress) error {
+	if err := w.removeContainers(ctx); err != nil {
+		return err
+	}
+	return w.removeNamespace(ctx)
+}
+
+// poll asks until ask returns nil or the time is over: then its last error
+// says what was missing.
+func poll(ctx context.Context, patience time.Duration, ask func(context.Context) error) error {
+	const pause = 200 * time.Millisecond
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var last error
+	for {
+		err := ask(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			if ctx.Err() == context.DeadlineExceeded {
+				return fmt.Errorf("after %v: %w", patience, last)
+			}
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// kept says how a promise was kept.
+func kept(p stack.Progress, format string, args ...any) error {
+	p.Note(format, args...)
+	return nil
+}
