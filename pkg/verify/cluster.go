@@ -123,7 +123,7 @@ func (w *Walk) resolves(ctx context.Context, p stack.Progress) error {
 func (w *Walk) guards(ctx context.Context, p stack.Progress) error {
 	reaches := func(pod string) func(context.Context) error {
 		return func(ctx context.Context) error {
-			_, err := w.kubectl(ctx, "exec", pod, "--", "wget", "-q", "-T", "2", "-O", "-", "http://guarded")
+			_, err := w.kubectl(ctx, "exec", pod, "--", "timeout", "3", "wget", "-q", "-O", "-", "http://guarded")
 			return err
 		}
 	}

@@ -121,37 +121,62 @@ func outside() (code int, err error) {
 // inside is process 1 of the namespaces: the kernel kills all others when it
 // ends.
 func inside(m *testing.M, dir string, args []string) int {
-	stop, err := start(dir, args)
+	err := boot()
+	if err == nil {
+		engine.stop, err = start(dir, args)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "dockertest:", err)
 		return 1
 	}
+	engine.dir, engine.args = dir, args
 	code := m.Run()
-	if err := stop(); err != nil {
+	if err := engine.stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "dockertest:", err)
 		return max(code, 1)
 	}
 	return code
 }
 
-func start(dir string, args []string) (stop func() error, err error) {
+// engine is the one that runs.
+var engine struct {
+	dir  string
+	args []string
+	stop func() error
+}
+
+// boot makes the namespaces' mounts and links what a machine has at its start.
+func boot() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return nil, fmt.Errorf("make mounts private: %w", err)
+		return fmt.Errorf("make mounts private: %w", err)
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return nil, fmt.Errorf("mount /proc: %w", err)
+		return fmt.Errorf("mount /proc: %w", err)
 	}
-	// What Docker and its tools keep in /run is not the host's either.
-	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
-		return nil, fmt.Errorf("mount /run: %w", err)
+	if err := mountRun(); err != nil {
+		return err
 	}
 	lo, err := netlink.LinkByName("lo")
 	if err == nil {
 		err = netlink.LinkSetUp(lo)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("set up lo: %w", err)
+		return fmt.Errorf("set up lo: %w", err)
 	}
+	return nil
+}
+
+// mountRun has /run empty. What Docker and its tools keep there is not the
+// host's either.
+func mountRun() error {
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
+		return fmt.Errorf("mount /run: %w", err)
+	}
+	return nil
+}
+
+// start starts dockerd.
+func start(dir string, args []string) (stop func() error, err error) {
 	settings := filepath.Join(dir, "daemon.json") // not the machine's own
 	if err := os.WriteFile(settings, []byte("{}"), 0o600); err != nil {
 		return nil, err

@@ -1,0 +1,227 @@
+// Package stack_test brings up the whole stack with the program itself, from
+// the images that the recipes' tests have built, in namespaces without a way
+// out: with a Docker engine of its own, and no registry in reach.
+package stack_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker/dockertest"
+)
+
+// programsVar is the folder with what TestMain has built outside.
+const programsVar = "SANDBOX_TEST_PROGRAMS"
+
+func TestMain(m *testing.M) {
+	code, err := build(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+func build(m *testing.M) (int, error) {
+	dir := os.Getenv(programsVar)
+	if dir == "" && os.Geteuid() == 0 {
+		var err error
+		if dir, err = os.MkdirTemp("", "sbp"); err != nil {
+			return 1, err
+		}
+		defer os.RemoveAll(dir)
+		cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/sandbox", "./scripts/runc-within-bounds")
+		cmd.Dir = "../.."
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return 1, fmt.Errorf("go build: %w\n%s", err, out)
+		}
+		if err := os.Setenv(programsVar, dir); err != nil {
+			return 1, err
+		}
+	}
+	return dockertest.Main(m, "--add-runtime", "bounded="+dir+"/runc-within-bounds", "--default-runtime", "bounded"), nil
+}
+
+// sandbox is one of its own: state, daemon and user.
+type sandbox struct {
+	t           *testing.T
+	root, run   string
+	home        string
+	environment []string
+	daemon      *exec.Cmd
+	ended       chan error
+	log         *os.File
+}
+
+// kept is the folder that the recipes' tests build into.
+func kept(t *testing.T) string {
+	t.Helper()
+	if dir := os.Getenv("SANDBOX_TEST_IMAGES"); dir != "" {
+		return dir
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Skip(err)
+	}
+	return filepath.Join(cache, "sandbox", "images")
+}
+
+// newSandbox has the images of the recipes in its store.
+func newSandbox(t *testing.T) *sandbox {
+	t.Helper()
+	docker := dockertest.Host(t)
+	from := kept(t)
+	if _, err := os.Stat(filepath.Join(from, "images", "index.json")); err != nil {
+		t.Skipf("the images of the recipes are not built: go test ./images -run TestRecipes (%v)", err)
+	}
+	// On the same file system, so that its blobs need no room.
+	dir, err := os.MkdirTemp(filepath.Dir(from), "stack")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &sandbox{t: t, root: filepath.Join(dir, "state"), run: t.TempDir(), home: t.TempDir()}
+	s.environment = append(os.Environ(), "DOCKER_HOST="+docker, "HOME="+s.home, "KUBECONFIG=", "SANDBOX_RUN="+s.run, "SANDBOX_ROOT="+s.root)
+	if s.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		s.kill()
+		if t.Failed() {
+			t.Logf("the end of the daemon's log:\n%s", tail(s.log.Name(), 40))
+		}
+		_ = s.log.Close()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := link(filepath.Join(from, "images"), filepath.Join(s.root, "images")); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	return s
+}
+
+// link copies a store: blobs, which nobody changes, are linked, and what is
+// replaced is copied.
+func link(from, to string) error {
+	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, rel)
+		switch {
+		case e.IsDir():
+			return os.MkdirAll(target, 0o700)
+		case strings.HasPrefix(rel, "blobs/"):
+			return os.Link(path, target)
+		case e.Name() == "lock":
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(target, b, 0o600)
+	})
+}
+
+// start starts the daemon and waits until it answers.
+func (s *sandbox) start() {
+	s.t.Helper()
+	s.daemon = s.command(context.Background(), "daemon")
+	s.daemon.Stdout, s.daemon.Stderr = s.log, s.log
+	s.daemon.Cancel = nil
+	if err := s.daemon.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.ended = make(chan error, 1)
+	go func() { s.ended <- s.daemon.Wait() }()
+	for range 600 {
+		if s.command(s.t.Context(), "status").Run() == nil {
+			return
+		}
+		select {
+		case err := <-s.ended:
+			s.t.Fatalf("the daemon: %v\n%s", err, tail(s.log.Name(), 20))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	s.t.Fatal("the daemon does not answer")
+}
+
+// kill ends the daemon at once, if it has not ended yet.
+func (s *sandbox) kill() {
+	if s.daemon == nil {
+		return
+	}
+	_ = s.daemon.Process.Kill()
+	<-s.ended
+	s.daemon = nil
+}
+
+func (s *sandbox) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(os.Getenv(programsVar), "sandbox"), args...)
+	cmd.Env = s.environment
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.WaitDelay = time.Minute
+	return cmd
+}
+
+// do runs a command of the program that must succeed, and returns what it
+// wrote to stdout.
+func (s *sandbox) do(args ...string) []byte {
+	s.t.Helper()
+	var out, errs bytes.Buffer
+	cmd := s.command(s.t.Context(), args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		s.t.Fatalf("sandbox %s: %v\n%s%s", strings.Join(args, " "), err, out.Bytes(), errs.Bytes())
+	}
+	return out.Bytes()
+}
+
+// change runs a command that is a change, and shows how it went.
+func (s *sandbox) change(args ...string) (c api.Change, took time.Duration) {
+	s.t.Helper()
+	var out, errs bytes.Buffer
+	cmd := s.command(s.t.Context(), append(args, "--json")...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	begun := time.Now()
+	err := cmd.Run()
+	took = time.Since(begun)
+	if jerr := json.Unmarshal(out.Bytes(), &c); jerr != nil {
+		s.t.Fatalf("sandbox %s: %v, %v\n%s", strings.Join(args, " "), err, jerr, errs.Bytes())
+	}
+	for _, task := range c.Tasks {
+		s.t.Logf("%-8s %-10s %s: %.1f s %s%s", task.Status, task.Stage, task.Name, task.Took.Seconds(), task.Note, task.Error)
+	}
+	if err != nil {
+		s.t.Fatalf("sandbox %s: %v\n%s", strings.Join(args, " "), err, errs.Bytes())
+	}
+	return c, took
+}
+
+// tail is the end of a file.
+func tail(name string, lines int) string {
+	b, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	all := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
