@@ -5,6 +5,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/stack/cluster"
 	"github.com/sandboxlabs/sandbox/pkg/stack/cluster/kubeconfig"
 	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
+	"github.com/sandboxlabs/sandbox/pkg/stack/internals"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 	"go.uber.org/zap"
 )
@@ -13,7 +14,7 @@ import (
 // its context.
 func newCluster(dirs state.Dirs, containers *docker.Engine, log *zap.Logger) *cluster.Stage {
 	return cluster.New(cluster.Config{
-		Dirs: dirs, Docker: containers, Images: containers.Images, Log: log.Named("cluster"),
+		Dirs: dirs, Builds: []string{internals.Name}, Docker: containers, Images: containers.Images, Log: log.Named("cluster"),
 		User: func(opts api.UpOptions) (kubeconfig.User, bool) {
 			u := opts.User
 			if u == nil {

@@ -56,6 +56,8 @@ type Config struct {
 	Dirs   state.Dirs
 	Docker *docker.Engine
 	Images stack.Images
+	// Builds are the stages without which no image is built from its recipe.
+	Builds []string
 	// User is who asked for the cluster: he gets its context in his kubeconfig.
 	// With nil, or a false, nobody does.
 	User func(api.UpOptions) (kubeconfig.User, bool)
@@ -78,8 +80,10 @@ func New(cfg Config) *Stage {
 	return &Stage{Config: cfg}
 }
 
-func (s *Stage) Name() string    { return Name }
-func (s *Stage) Needs() []string { return []string{docker.Name} }
+func (s *Stage) Name() string { return Name }
+
+// Needs implements stack.Stage.
+func (s *Stage) Needs() []string { return append([]string{docker.Name}, s.Builds...) }
 
 // Up implements stack.Stage.
 func (s *Stage) Up(opts api.UpOptions) []stack.Step {
