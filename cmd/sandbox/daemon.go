@@ -17,9 +17,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/stack"
 	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
 	"github.com/sandboxlabs/sandbox/pkg/stack/internals"
-	"github.com/sandboxlabs/sandbox/pkg/stack/monitoring"
 	"github.com/sandboxlabs/sandbox/pkg/state"
-	content "github.com/sandboxlabs/sandbox/sandbox/stack/monitoring"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
@@ -55,11 +53,7 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host, opts cli.Serving)
 	containers := newDocker(dirs, service, endpoint, observed, log)
 	observed.Discover = discover(engine, containers)
 	defer func() { _ = containers.Close() }() // only idle connections
-	nodes := newCluster(dirs, containers, log)
-	watch := monitoring.New(monitoring.Config{
-		Dirs: dirs, Docker: containers, Images: containers.Images, Content: content.Files, Telemetry: observed.Address,
-		Cluster: monitoring.Kubectl(nodes.Kubectl),
-	})
+	kubernetes, watch := newCluster(dirs, containers, observed, log)
 	graph, err := stack.New(
 		internals.New(internals.Config{
 			Dirs: dirs, Engine: engine, Preflight: h.Check,
@@ -67,16 +61,15 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host, opts cli.Serving)
 			Network: networkPart(links), Image: imagePart(images), Toolbox: toolbox, Purge: engine.Purge,
 		}),
 		docker.NewStage(containers),
+		kubernetes,
 		watch,
-		// Whichever of the two is up last makes Prometheus watch the cluster.
-		followed{nodes, stack.Step{Name: "monitoring", Do: watch.Connect}},
 		newAWSStage(dirs, containers),
 	)
 	if err != nil {
 		return err
 	}
 	return daemon.New(daemon.Config{
-		Dirs: dirs, Engine: engine, Images: service, Stack: graph, Verify: newWalk(h, engine, containers, nodes, log).Plan,
+		Dirs: dirs, Engine: engine, Images: service, Stack: graph, Verify: newWalk(h, engine, containers, kubernetes, watch, observed, log).Plan,
 		Log: log.Named("daemon"), Group: host.Group, Version: daemonVersion(), Services: services(endpoint, observed),
 		Alerts: observed.alerts, Exited: observed.exporter.Exited,
 		Prepare: func(ctx context.Context) error {
@@ -88,14 +81,6 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host, opts cli.Serving)
 		},
 	}).Run(ctx)
 }
-
-// followed is a stage with a last step that is another's.
-type followed struct {
-	stack.Stage
-	last stack.Step
-}
-
-func (f followed) Up(opts api.UpOptions) []stack.Step { return append(f.Stage.Up(opts), f.last) }
 
 // sweep takes back what a crash has left. A thing that can't be removed is no
 // reason not to serve: it is logged, and the next sweep tries again.

@@ -6,6 +6,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"go.uber.org/zap"
 
+	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/engine"
 	"github.com/sandboxlabs/sandbox/pkg/stack"
 )
@@ -31,7 +33,10 @@ type Config struct {
 	// can.
 	NoMemoryLimit func() string
 	Cluster       Cluster
-	Log           *zap.Logger
+	Monitoring    Monitoring
+	// Alerts are those that the daemon has received.
+	Alerts func() []api.Alert
+	Log    *zap.Logger
 }
 
 // Cluster is the stage of that name.
@@ -72,6 +77,10 @@ func (w *Walk) promises() []promise {
 		{"policy", "a NetworkPolicy blocks one pod and admits another", []string{"deployed"}, w.guards},
 		{"volume", "what a pod wrote to a volume is there after it moved", []string{"deployed"}, w.keepsVolume},
 		{"top", "kubectl top knows what pods use", []string{"deployed"}, w.knowsUsage},
+		{"quiet", "no alert fires without a reason", nil, w.quiet},
+		{"metrics", "Prometheus has the app's metrics", []string{"deployed", "quiet"}, w.measures},
+		{"panels", "every panel of the dashboard has data", []string{"metrics"}, w.shows},
+		{"alert", "errors become an alert, which arrives, and ends", []string{"metrics"}, w.alerts},
 	}
 }
 
@@ -117,10 +126,7 @@ const leftovers = "start"
 
 // clean takes away what walks make.
 func (w *Walk) clean(ctx context.Context, _ stack.Progress) error {
-	if err := w.removeContainers(ctx); err != nil {
-		return err
-	}
-	return w.removeNamespace(ctx)
+	return errors.Join(w.removeContainers(ctx), w.removeRules(ctx), w.removeNamespace(ctx))
 }
 
 // poll asks until ask returns nil or the time is over: then its last error

@@ -58,6 +58,8 @@ type Config struct {
 	Images stack.Images
 	// Builds are the stages without which no image is built from its recipe.
 	Builds []string
+	// Then are steps for when the cluster is up, of who waits for one.
+	Then []stack.Step
 	// User is who asked for the cluster: he gets its context in his kubeconfig.
 	// With nil, or a false, nobody does.
 	User func(api.UpOptions) (kubeconfig.User, bool)
@@ -88,7 +90,7 @@ func (s *Stage) Needs() []string { return append([]string{docker.Name}, s.Builds
 // Up implements stack.Stage.
 func (s *Stage) Up(opts api.UpOptions) []stack.Step {
 	u := &up{Stage: s, opts: opts}
-	return []stack.Step{
+	return append([]stack.Step{
 		{Name: "nodes that are there", Do: u.look},
 		{Name: "images", Do: u.ensureImages},
 		{Name: "nodes", Do: u.nodes, Undo: u.undoNodes},
@@ -96,7 +98,7 @@ func (s *Stage) Up(opts api.UpOptions) []stack.Step {
 		{Name: "kubeconfig", Do: u.kubeconfig},
 		{Name: "add-ons", Do: u.addons},
 		{Name: "pods", Do: u.pods},
-	}
+	}, s.Then...)
 }
 
 // Down implements stack.Stage.

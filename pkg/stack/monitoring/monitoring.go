@@ -28,6 +28,8 @@ type Config struct {
 	Dirs   state.Dirs
 	Docker *docker.Engine
 	Images stack.Images
+	// Builds are the stages without which no image is built from its recipe.
+	Builds []string
 	// Content are the files of sandbox/stack/monitoring.
 	Content fs.FS
 	// Telemetry tells at which address in Docker's network the daemon hands out
@@ -48,8 +50,10 @@ type Stage struct {
 // New returns the stage.
 func New(cfg Config) *Stage { return &Stage{Config: cfg} }
 
-func (s *Stage) Name() string    { return Name }
-func (s *Stage) Needs() []string { return []string{docker.Name} }
+func (s *Stage) Name() string { return Name }
+
+// Needs implements stack.Stage.
+func (s *Stage) Needs() []string { return append([]string{docker.Name}, s.Builds...) }
 
 // Up implements stack.Stage. Alertmanager comes before Prometheus, which would
 // else complain of it at first, and Grafana last: it may not be to be had.
