@@ -64,6 +64,9 @@ type sandbox struct {
 	log         *os.File
 }
 
+// kubeconfig is the user's.
+func (s *sandbox) kubeconfig() string { return filepath.Join(s.home, "config") }
+
 // kept is the folder that the recipes' tests build into.
 func kept(t *testing.T) string {
 	t.Helper()
@@ -91,7 +94,7 @@ func newSandbox(t *testing.T) *sandbox {
 		t.Fatal(err)
 	}
 	s := &sandbox{t: t, root: filepath.Join(dir, "state"), run: t.TempDir(), home: t.TempDir()}
-	s.environment = append(os.Environ(), "DOCKER_HOST="+docker, "HOME="+s.home, "KUBECONFIG=", "SANDBOX_RUN="+s.run, "SANDBOX_ROOT="+s.root)
+	s.environment = append(os.Environ(), "DOCKER_HOST="+docker, "HOME="+s.home, "KUBECONFIG="+s.kubeconfig(), "SANDBOX_RUN="+s.run, "SANDBOX_ROOT="+s.root)
 	if s.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package stack_test
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -41,7 +40,7 @@ func TestStack(t *testing.T) {
 	if _, err := os.Stat(s.root); err == nil {
 		t.Errorf("%s is still there", s.root)
 	}
-	if b, err := os.ReadFile(filepath.Join(s.home, ".kube", "config")); err == nil && strings.Contains(string(b), "sandbox") {
+	if b, err := os.ReadFile(s.kubeconfig()); err == nil && strings.Contains(string(b), "sandbox") {
 		t.Errorf("in the user's kubeconfig:\n%s", b)
 	}
 }

@@ -19,7 +19,8 @@ import (
 // Cluster is the cluster of the stack, as this stage needs it.
 type Cluster interface {
 	// Reach tells how a container in Docker's network gets to the API server.
-	// It is errdefs.ErrNotFound while there is no cluster that is ready.
+	// It is errdefs.ErrNotFound while there is no cluster, and
+	// errdefs.ErrUnavailable while there is one that is not ready.
 	Reach(ctx context.Context) (Reach, error)
 	// Apply makes the objects of manifests (YAML documents) what these say, and
 	// waits until Deployments among them are available.
@@ -83,6 +84,10 @@ func (s *Stage) Connect(ctx context.Context, p stack.Progress) error {
 			return s.disconnect(ctx)
 		}
 		p.Note("no cluster yet")
+		return nil
+	}
+	if errdefs.IsUnavailable(err) {
+		p.Note("the cluster is not ready yet") // its stage connects it when it is
 		return nil
 	}
 	if err != nil {

@@ -33,6 +33,11 @@ func (k Kubectl) Reach(ctx context.Context) (Reach, error) {
 	if err != nil {
 		return Reach{}, err
 	}
+	// A control plane that is starting, after a reboot, has its configuration
+	// long before it answers.
+	if _, err := k(ctx, nil, "get", "--raw=/readyz", "--request-timeout=5s"); err != nil {
+		return Reach{}, fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
+	}
 	var config struct {
 		Clusters []struct {
 			Cluster struct {

@@ -37,14 +37,18 @@ func scripted(answers map[string]string, said *[]string) Kubectl {
 func TestKubectl(t *testing.T) {
 	ctx := t.Context()
 	config := `{"clusters":[{"name":"sandbox","cluster":{"certificate-authority-data":"Q0E=","server":"https://sandbox-control-plane:6443"}}]}`
-	reach, err := scripted(map[string]string{"config view": config}, nil).Reach(ctx)
+	reach, err := scripted(map[string]string{"config view": config, "get --raw=/readyz": "ok"}, nil).Reach(ctx)
 	if err != nil || reach.APIServer != "sandbox-control-plane:6443" || string(reach.CA) != "CA" {
 		t.Errorf("%+v, %v", reach, err)
 	}
 	for _, bad := range []string{"{", `{"clusters":[]}`, strings.Replace(config, ":6443", "", 1), strings.Replace(config, "https", "http", 1)} {
-		if _, err := scripted(map[string]string{"config view": bad}, nil).Reach(ctx); err == nil || errdefs.IsNotFound(err) {
+		if _, err := scripted(map[string]string{"config view": bad, "get --raw=/readyz": "ok"}, nil).Reach(ctx); err == nil || errdefs.IsNotFound(err) {
 			t.Errorf("%s: %v", bad, err)
 		}
+	}
+	starting := map[string]string{"config view": config, "get --raw=/readyz": "error: connection refused"}
+	if _, err := scripted(starting, nil).Reach(ctx); !errdefs.IsUnavailable(err) {
+		t.Errorf("a cluster that is starting: %v", err)
 	}
 	none := Kubectl(func(context.Context, io.Reader, ...string) ([]byte, error) {
 		return nil, fmt.Errorf("there is no cluster: %w", errdefs.ErrFailedPrecondition)
