@@ -17,6 +17,10 @@ RECIPES_STATE := $(or $(SANDBOX_TEST_IMAGES),$(HOME)/.cache/sandbox/images)
 # the kernel, and the commands' own tests.
 VM_PACKAGES := ./pkg/linux/...,./pkg/runtime/...,./pkg/engine/...,./cmd/...
 
+# Packages that use the whole machine for minutes, one after another, when all
+# others are done: the recipes first, for the others run what they have built.
+SLOW_PACKAGES := ./images,./pkg/stack/...,./sandbox/stack/...
+
 .PHONY: build assets up test bench conformance lint clean setup setup-test
 
 build: assets
@@ -46,7 +50,7 @@ up: setup build
 
 test: setup-test build
 	@go vet ./...
-	@go run ./scripts/test -vm $(VM_PACKAGES) -timeout 10m -slow ./images -slow-timeout 75m $(if $(RUN),-run '$(RUN)') ./...
+	@go run ./scripts/test -vm $(VM_PACKAGES) -timeout 10m -slow $(SLOW_PACKAGES) -slow-timeout 75m $(if $(RUN),-run '$(RUN)') ./...
 
 # The OCI's own tests of a runtime, ours beside runc and crun.
 conformance: setup-test bin/sandbox-runtime
