@@ -60,3 +60,10 @@ type BuildEvent struct {
 	Layer       *ImageLayer   `json:"layer,omitempty"`
 	Error       string        `json:"error,omitempty"`
 }
+
+// ImageEntry is a regular file of a folder in an image.
+type ImageEntry struct {
+	Name string `json:"name"` // without the folder
+	Size int64  `json:"size"` // bytes
+	Mode uint32 `json:"mode"` // permission bits
+}

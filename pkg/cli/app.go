@@ -146,7 +146,7 @@ func (p *program) globalFlags() []cli.Flag {
 
 func (p *program) commands() []*cli.Command {
 	commands := []*cli.Command{
-		p.upCommand(), p.downCommand(), p.statusCommand(), p.verifyCommand(), p.alertsCommand(), p.doctorCommand(),
+		p.upCommand(), p.downCommand(), p.statusCommand(), p.verifyCommand(), p.alertsCommand(), p.toolsCommand(), p.doctorCommand(),
 		p.runCommand(), p.createCommand(), p.startCommand(), p.execCommand(), p.attachCommand(),
 		p.psCommand(), p.logsCommand(), p.statsCommand(), p.inspectCommand(), p.eventsCommand(),
 		p.stopCommand(), p.killCommand(), p.pauseCommand(), p.unpauseCommand(), p.waitCommand(), p.rmCommand(),

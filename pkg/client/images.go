@@ -93,6 +93,27 @@ func (c *Client) PullImage(ctx context.Context, opts api.ImagePull, onFrame func
 	return framed[api.Pulled](ctx, c, request{method: http.MethodPost, path: "/pull", body: opts}, onFrame)
 }
 
+// ImageFiles lists the regular files of a folder of an image.
+func (c *Client) ImageFiles(ctx context.Context, ref, folder string) ([]api.ImageEntry, error) {
+	var out []api.ImageEntry
+	r := request{method: http.MethodGet, path: "/images/" + url.PathEscape(ref) + "/files", query: url.Values{"folder": {folder}}}
+	err := c.call(ctx, r, &out)
+	return out, err
+}
+
+// ImageFile writes a file of an image to w.
+func (c *Client) ImageFile(ctx context.Context, w io.Writer, ref, path string) error {
+	resp, err := c.send(ctx, request{method: http.MethodGet, path: "/images/" + url.PathEscape(ref) + "/file", query: url.Values{"path": {path}}})
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(w, resp.Body); err != nil {
+		return fmt.Errorf("file %s of image %s: %w", path, ref, err)
+	}
+	return nil
+}
+
 // BuildImages builds images. onFrame, which may be nil, is told of each
 // instruction and of what it says. When ctx ends, so does the build, and
 // BuildImages returns when nothing of it runs any more.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"sync/atomic"
 
@@ -50,6 +51,14 @@ func (f *fakeImages) Layers(_ context.Context, ref string, tree bool) ([]api.Ima
 
 func (f *fakeImages) SBOM(_ context.Context, ref string) (api.ImageSBOM, error) {
 	return api.ImageSBOM{Document: []byte(`{"spdxVersion":"SPDX-2.3"}`)}, f.find(ref)
+}
+
+func (f *fakeImages) Files(context.Context, string, string) ([]api.ImageEntry, error) {
+	return nil, nil
+}
+
+func (f *fakeImages) OpenFile(context.Context, string, string) (*os.File, error) {
+	return nil, errdefs.ErrNotFound
 }
 
 func (f *fakeImages) Tag(_ context.Context, ref, name string) error {

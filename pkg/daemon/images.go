@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -21,6 +23,10 @@ type Images interface {
 	Inspect(ctx context.Context, ref string) (api.ImageDetail, error)
 	Layers(ctx context.Context, ref string, tree bool) ([]api.ImageLayer, error)
 	SBOM(ctx context.Context, ref string) (api.ImageSBOM, error)
+	// Files lists the regular files of a folder of an image, and OpenFile opens
+	// one.
+	Files(ctx context.Context, ref, folder string) ([]api.ImageEntry, error)
+	OpenFile(ctx context.Context, ref, path string) (*os.File, error)
 	Tag(ctx context.Context, ref, name string) error
 	// Remove forgets a name. An image that containers use stays, unless force.
 	Remove(ctx context.Context, ref string, force bool) error
@@ -71,6 +77,30 @@ func (d *Daemon) getImageSBOM(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return respond(w, http.StatusOK, sbom)
+}
+
+func (d *Daemon) getImageFiles(w http.ResponseWriter, r *http.Request) error {
+	files, err := d.Images.Files(r.Context(), r.PathValue("ref"), r.URL.Query().Get("folder"))
+	return respondList(w, files, err)
+}
+
+// getImageFile sends a file as it is. Its length is told, so that one that is
+// cut off shows.
+func (d *Daemon) getImageFile(w http.ResponseWriter, r *http.Request) error {
+	f, err := d.Images.OpenFile(r.Context(), r.PathValue("ref"), r.URL.Query().Get("path"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Length", strconv.FormatInt(st.Size(), 10))
+	w.WriteHeader(http.StatusOK)
+	_, _ = io.Copy(w, f) // the client has gone away, or sees that it ends too early
+	return nil
 }
 
 func (d *Daemon) postImageTag(w http.ResponseWriter, r *http.Request) error {

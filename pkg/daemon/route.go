@@ -63,6 +63,8 @@ var routes = []route{
 	{"POST", "/images/{ref}/tag", write, short, []string{"name"}, (*Daemon).postImageTag},
 	{"GET", "/images/{ref}/layers", read, long, []string{"tree"}, (*Daemon).getImageLayers},
 	{"GET", "/images/{ref}/sbom", read, long, nil, (*Daemon).getImageSBOM},
+	{"GET", "/images/{ref}/files", read, long, []string{"folder"}, (*Daemon).getImageFiles},
+	{"GET", "/images/{ref}/file", read, long, []string{"path"}, (*Daemon).getImageFile},
 	{"GET", "/recipes", read, short, []string{"folder"}, (*Daemon).getRecipes},
 	{"POST", "/pull", write, long, nil, (*Daemon).postPull},
 	{"POST", "/build", write, long, nil, (*Daemon).postBuild},

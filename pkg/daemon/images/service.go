@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -128,6 +129,24 @@ func (s *Service) Layers(ctx context.Context, ref string, tree bool) ([]api.Imag
 		return nil, err
 	}
 	return s.Store.Layers(ctx, img, tree)
+}
+
+// Files lists the regular files of a folder of an image.
+func (s *Service) Files(ctx context.Context, ref, folder string) ([]api.ImageEntry, error) {
+	img, err := s.Store.Resolve(ref)
+	if err != nil {
+		return nil, err
+	}
+	return s.Store.Files(ctx, img, folder)
+}
+
+// OpenFile opens a file of an image.
+func (s *Service) OpenFile(ctx context.Context, ref, path string) (*os.File, error) {
+	img, err := s.Store.Resolve(ref)
+	if err != nil {
+		return nil, err
+	}
+	return s.Store.OpenFile(ctx, img, path)
 }
 
 // Tag gives an image a further name.
