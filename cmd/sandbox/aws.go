@@ -11,6 +11,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/stack/aws/profile"
 	"github.com/sandboxlabs/sandbox/pkg/stack/aws/terraform"
 	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
+	"github.com/sandboxlabs/sandbox/pkg/stack/internals"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 	awsfiles "github.com/sandboxlabs/sandbox/sandbox/stack/aws"
 )
@@ -18,7 +19,7 @@ import (
 // newAWSStage returns the stage aws.
 func newAWSStage(dirs state.Dirs, engine *docker.Engine) *aws.Stage {
 	return aws.New(aws.Config{
-		Dirs: dirs, Docker: engine, Init: awsfiles.Init(),
+		Dirs: dirs, Builds: []string{internals.Name}, Docker: engine, Init: awsfiles.Init(),
 		Settings: func() (api.Settings, error) { return stack.Kept(dirs) },
 	})
 }

@@ -52,6 +52,8 @@ type Engine interface {
 type Config struct {
 	Dirs   state.Dirs
 	Docker Engine
+	// Builds are the stages without which no image is built from its recipe.
+	Builds []string
 	// Init is LocalStack's add-on, as it is to be in its container.
 	Init fs.FS
 	// Settings returns the choices of the last `up`, for Status.
@@ -78,8 +80,10 @@ func New(cfg Config) *Stage {
 	return &Stage{cfg}
 }
 
-func (s *Stage) Name() string    { return Name }
-func (s *Stage) Needs() []string { return []string{docker.Name} }
+func (s *Stage) Name() string { return Name }
+
+// Needs implements stack.Stage.
+func (s *Stage) Needs() []string { return append([]string{docker.Name}, s.Builds...) }
 
 func (s *Stage) Up(opts api.UpOptions) []stack.Step {
 	cloud := s.cloud(opts.Settings)
