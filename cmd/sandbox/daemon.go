@@ -69,7 +69,7 @@ func serve(ctx context.Context, dirs state.Dirs, h *host.Host, opts cli.Serving)
 		return err
 	}
 	return daemon.New(daemon.Config{
-		Dirs: dirs, Engine: engine, Images: service, Stack: graph, Verify: newWalk(h, engine, containers, kubernetes, watch, observed, log).Plan,
+		Dirs: dirs, Engine: engine, Images: service, Stack: graph, Verify: newWalk(tried{dirs, h, engine, images, containers, kubernetes, watch, observed}, log).Plan,
 		Log: log.Named("daemon"), Group: host.Group, Version: daemonVersion(), Services: services(endpoint, observed),
 		Alerts: observed.alerts, Exited: observed.exporter.Exited,
 		Prepare: func(ctx context.Context) error {

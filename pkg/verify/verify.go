@@ -19,6 +19,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/engine"
 	"github.com/sandboxlabs/sandbox/pkg/stack"
+	"github.com/sandboxlabs/sandbox/pkg/stack/aws/terraform"
 )
 
 // Label marks the raw containers of a walk.
@@ -34,6 +35,13 @@ type Config struct {
 	NoMemoryLimit func() string
 	Cluster       Cluster
 	Monitoring    Monitoring
+	// Tofu returns the path of OpenTofu or Terraform: errdefs.ErrNotFound if this
+	// machine has neither.
+	Tofu func(context.Context) (string, error)
+	// Terraform is how one is pointed at the stage aws.
+	Terraform func() (terraform.Options, error)
+	// Folder is the walk's own, for files.
+	Folder string
 	// Alerts are those that the daemon has received.
 	Alerts func() []api.Alert
 	Log    *zap.Logger
@@ -80,6 +88,7 @@ func (w *Walk) promises() []promise {
 		{"quiet", "no alert fires without a reason", nil, w.quiet},
 		{"metrics", "Prometheus has the app's metrics", []string{"deployed", "quiet"}, w.measures},
 		{"panels", "every panel of the dashboard has data", []string{"metrics"}, w.shows},
+		{"state", "Terraform's state is kept in S3, and locked", nil, w.locks},
 		{"alert", "errors become an alert, which arrives, and ends", []string{"metrics"}, w.alerts},
 	}
 }
@@ -126,7 +135,7 @@ const leftovers = "start"
 
 // clean takes away what walks make.
 func (w *Walk) clean(ctx context.Context, _ stack.Progress) error {
-	return errors.Join(w.removeContainers(ctx), w.removeRules(ctx), w.removeNamespace(ctx))
+	return errors.Join(w.removeContainers(ctx), w.removeRules(ctx), w.removeFolder(), w.removeNamespace(ctx))
 }
 
 // poll asks until ask returns nil or the time is over: then its last error
