@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/stack"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
 // TestMain is also the daemon that TestKill9 kills: a step of its up leaves a
@@ -162,4 +164,32 @@ func TestKill9(t *testing.T) {
 			t.Errorf("%q, %v; want %q", out, err, want)
 		}
 	})
+}
+
+// TestLockOfDeadDaemon: a child that a killed daemon was just starting may hold
+// its lock for a moment; whoever starts the next one waits for that.
+func TestLockOfDeadDaemon(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "daemon.lock")
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(dead.Process.Pid)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	child, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(child.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { _ = child.Close() })
+	f, err := lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
 }

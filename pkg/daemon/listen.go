@@ -20,17 +20,22 @@ import (
 // with our PID in it, until the file that it returns is closed. The kernel
 // lets go of it however the daemon dies.
 func lock(path string) (*os.File, error) {
-	for {
+	for begun := time.Now(); ; {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 		if err != nil {
 			return nil, fmt.Errorf("open the daemon's lock: %w", err)
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			defer f.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, fmt.Errorf("another sandbox daemon is running (PID %s)", holder(path))
+			f.Close()
+			if !errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, fmt.Errorf("lock %s: %w", path, err)
 			}
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+			pid := holder(path)
+			if gone(pid) && time.Since(begun) < childTimeout {
+				time.Sleep(10 * time.Millisecond)
+				continue
+			}
+			return nil, fmt.Errorf("another sandbox daemon is running (PID %s)", pid)
 		}
 		// A daemon that ended after a purge has removed the file between our
 		// open and our lock: what we hold is then no longer at path.
@@ -52,6 +57,16 @@ func lock(path string) (*os.File, error) {
 		}
 		return f, nil
 	}
+}
+
+// childTimeout bounds how long the lock of a daemon that was killed can live on
+// in a child that it was starting: until that executes its program.
+const childTimeout = 3 * time.Second
+
+// gone reports whether the process that has written its PID is no more.
+func gone(pid string) bool {
+	n, err := strconv.Atoi(pid)
+	return err == nil && n > 0 && errors.Is(unix.Kill(n, 0), unix.ESRCH)
 }
 
 // holder reads the PID of the daemon that holds the lock. It may have taken
