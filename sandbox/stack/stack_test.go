@@ -2,6 +2,7 @@ package stack_test
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,5 +93,6 @@ func inventory(t *testing.T) string {
 	for _, have := range volumes.Volumes {
 		out = append(out, "volume "+have.Name)
 	}
+	slices.Sort(out)
 	return strings.Join(out, "\n")
 }
