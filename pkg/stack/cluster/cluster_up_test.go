@@ -425,8 +425,13 @@ func TestKilled(t *testing.T) {
 			}
 		}()
 		begun := time.Now()
-		if _, err := s.up(ctx, api.UpOptions{}); !errors.Is(err, reason) {
+		s.status(t, stack.StateDegraded, "half-made")
+		tasks, err := s.up(ctx, api.UpOptions{})
+		if !errors.Is(err, reason) {
 			t.Errorf("up: %v", err)
+		}
+		if note := tasks["cluster nodes that are there"].Note; note != "half-made" {
+			t.Errorf("note %q", note)
 		}
 		t.Logf("took %v", time.Since(begun))
 		if left := s.left(); len(left) > 0 {
@@ -438,21 +443,6 @@ func TestKilled(t *testing.T) {
 		if n := len(s.ids()); n != 1 {
 			t.Errorf("%d nodes", n)
 		}
-	})
-	t.Run("half-removed", func(t *testing.T) {
-		have, err := s.find(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := s.exec(t.Context(), have.nodes[0], nil, "rm", completeMark); err != nil {
-			t.Fatal(err)
-		}
-		s.status(t, stack.StateDegraded, "half-made")
-		tasks := s.must(api.UpOptions{}, 5*time.Minute)
-		if note := tasks["cluster nodes that are there"].Note; note != "half-made" {
-			t.Errorf("note %q", note)
-		}
-		s.status(t, stack.StateUp, "1 node")
 	})
 }
 

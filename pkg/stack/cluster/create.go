@@ -120,8 +120,8 @@ func (u *up) create(ctx context.Context, image string, p stack.Progress) error {
 		}
 	}
 	// kind writes one, to whom it likes. Ours is the user's, with his rights.
-	scratch, err := os.MkdirTemp("", "sandbox-kind")
-	if err != nil {
+	scratch := u.Dirs.RunKind()
+	if err := errors.Join(os.RemoveAll(scratch), os.MkdirAll(scratch, 0o700)); err != nil {
 		return err
 	}
 	defer os.RemoveAll(scratch)

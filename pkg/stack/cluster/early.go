@@ -12,6 +12,10 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/stack/cluster/kube"
 )
 
+// earlyPoll is how often it is tried what is not possible yet, on a machine that
+// is busy making it possible.
+const earlyPoll = 500 * time.Millisecond
+
 // early does beside kind what need not wait for its end: the control plane's
 // node takes the add-ons' images while Kubernetes starts, and gets the add-ons
 // once the API server answers, when kind still waits for kubeadm and the network.
@@ -57,7 +61,7 @@ func until(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():
 		return false
-	case <-time.After(poll):
+	case <-time.After(earlyPoll):
 		return true
 	}
 }

@@ -52,7 +52,7 @@ func (u *up) join(ctx context.Context, names []string, p stack.Progress) error {
 	}
 	defer api.Close()
 	p.Note("waiting for the API server")
-	if err := u.wait(ctx, apiTimeout, func(ctx context.Context) (string, error) {
+	if err := u.wait(ctx, apiTimeout, apiPoll, func(ctx context.Context) (string, error) {
 		if err := api.Live(ctx); err != nil {
 			return err.Error(), nil
 		}

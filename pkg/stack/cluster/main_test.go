@@ -298,7 +298,7 @@ func child(host string) int {
 		return 1
 	}
 	defer done()
-	s := New(Config{Dirs: state.Dirs{Root: os.Getenv("SANDBOX_TEST_STATE")}, Docker: e, Images: e.Images})
+	s := New(Config{Dirs: state.Dirs{Root: os.Getenv("SANDBOX_TEST_STATE"), Run: os.Getenv("SANDBOX_TEST_STATE")}, Docker: e, Images: e.Images})
 	graph, err := stack.New(docker.NewStage(e), s)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

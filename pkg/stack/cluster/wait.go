@@ -20,9 +20,12 @@ const (
 	apiTimeout = 3 * time.Minute
 	// podsTimeout bounds what follows; a minute on two cores.
 	podsTimeout = 6 * time.Minute
-	poll        = 200 * time.Millisecond
-	// look is how often it is looked whether the nodes still run.
-	lookEvery = 10 // polls
+	// Who waits should not keep busy whom he waits for: a look at the pods is six
+	// requests.
+	apiPoll  = 200 * time.Millisecond
+	podsPoll = 500 * time.Millisecond
+	// lookEvery is how often it is looked whether the nodes still run.
+	lookEvery = 5 // polls
 )
 
 // entry is the way to the API server from this machine.
@@ -70,7 +73,7 @@ func (u *up) apiServer(ctx context.Context, p stack.Progress) error {
 	}
 	defer c.Close()
 	begun := time.Now()
-	err = u.wait(ctx, apiTimeout, func(ctx context.Context) (string, error) {
+	err = u.wait(ctx, apiTimeout, apiPoll, func(ctx context.Context) (string, error) {
 		if err := c.Live(ctx); err != nil {
 			return err.Error(), nil
 		}
@@ -110,7 +113,7 @@ func (u *up) pods(ctx context.Context, p stack.Progress) error {
 		return err
 	}
 	var last kube.Progress
-	err = u.wait(ctx, podsTimeout, func(ctx context.Context) (string, error) {
+	err = u.wait(ctx, podsTimeout, podsPoll, func(ctx context.Context) (string, error) {
 		now, err := c.Look(ctx, since, systemNamespaces, apiServices)
 		switch {
 		case errdefs.IsUnavailable(err) || errdefs.IsNotFound(err):
@@ -158,7 +161,7 @@ func count(n int, what string) string {
 
 // wait asks missing until it says that nothing is, and tells what it said. Nodes
 // that end while it waits end it.
-func (u *up) wait(ctx context.Context, timeout time.Duration, missing func(context.Context) (string, error), tell func(string)) error {
+func (u *up) wait(ctx context.Context, timeout, poll time.Duration, missing func(context.Context) (string, error), tell func(string)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, &lateError{timeout})
 	defer cancel()
 	tick := time.NewTicker(poll)
