@@ -2,6 +2,7 @@ package images_test
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -185,43 +186,60 @@ func (c *cloud) copyTests() {
 	}
 }
 
-// python runs a script of the tests in the container, until it ends or ctx
-// does, and returns what it wrote.
-func (c *cloud) python(ctx context.Context, stdin string, args ...string) (string, error) {
-	c.t.Helper()
+// python runs a script of the tests in the container, and returns what it wrote.
+func (c *cloud) python(stdin string, args ...string) (string, error) {
+	var out strings.Builder
+	err := c.stream(stdin, func(line string) { out.WriteString(line + "\n") }, args...)
+	return out.String(), err
+}
+
+// stream runs a script of the tests in the container and hands on each line that
+// it writes.
+func (c *cloud) stream(stdin string, each func(line string), args ...string) error {
+	ctx := c.t.Context()
 	e, err := c.docker.client.ContainerExecCreate(ctx, "sandbox-localstack", container.ExecOptions{
 		Cmd: append([]string{"/opt/code/localstack/.venv/bin/python3"}, args...), WorkingDir: "/opt/tests",
 		AttachStdin: true, AttachStdout: true, AttachStderr: true,
 	})
 	if err != nil {
-		return "", err
+		return err
 	}
 	stream, err := c.docker.client.ContainerExecAttach(ctx, e.ID, container.ExecAttachOptions{})
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer stream.Close()
 	go func() {
 		_, _ = io.WriteString(stream.Conn, stdin)
 		_ = stream.CloseWrite()
 	}()
-	var out, errs bytes.Buffer
-	if _, err := stdcopy.StdCopy(&out, &errs, stream.Reader); err != nil {
-		return out.String(), err
+	var errs bytes.Buffer
+	r, w := io.Pipe()
+	go func() {
+		_, err := stdcopy.StdCopy(w, &errs, stream.Reader)
+		w.CloseWithError(err)
+	}()
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 4<<20)
+	for lines.Scan() {
+		each(lines.Text())
+	}
+	if err := lines.Err(); err != nil {
+		return err
 	}
 	p, err := c.docker.client.ContainerExecInspect(ctx, e.ID)
 	if err == nil && p.ExitCode != 0 {
-		err = fmt.Errorf("exit code %d: %s%s", p.ExitCode, out.String(), errs.String())
+		err = fmt.Errorf("exit code %d: %s", p.ExitCode, errs.String())
 	}
 	if strings.Contains(errs.String(), "measured:") {
 		c.t.Log(errs.String())
 	}
-	return out.String(), err
+	return err
 }
 
 func (c *cloud) must(args ...string) string {
 	c.t.Helper()
-	out, err := c.python(c.t.Context(), "", args...)
+	out, err := c.python("", args...)
 	if err != nil {
 		c.t.Fatalf("%q: %v\n%s", args, err, c.log())
 	}

@@ -132,29 +132,36 @@ func differ(a, b string) string {
 	return strings.Join(out, "\n")
 }
 
-// killWhileWriting kills LocalStack at random moments while many write to it.
-// Each write is there, or was not answered.
+// killWhileWriting kills LocalStack while many write to it, each time after
+// another number of answers. Each write is there, or was not answered.
 func (c *cloud) killWhileWriting() {
-	var answered strings.Builder
+	var answered []string
 	begun := time.Now()
 	for i := range awsKills {
-		written := make(chan string)
+		enough := make(chan struct{})
+		done := make(chan []string)
 		go func() {
-			out, _ := c.python(c.t.Context(), "", "drive.py", "write", fmt.Sprint(i+1))
-			written <- out
+			var lines []string
+			wanted := 20 + rand.N(80)
+			err := c.stream("", func(line string) {
+				if json.Valid([]byte(line)) { // the last one may be half of one
+					lines = append(lines, line)
+				}
+				if len(lines) == wanted {
+					close(enough)
+				}
+			}, "drive.py", "write", fmt.Sprint(i+1))
+			if len(lines) < wanted {
+				c.t.Errorf("writing ended after %d answers: %v", len(lines), err)
+				close(enough)
+			}
+			done <- lines
 		}()
-		time.Sleep(1500*time.Millisecond + rand.N(1500*time.Millisecond))
+		<-enough
 		c.kill()
-		answered.WriteString(<-written)
-		answered.WriteString("\n") // the last line may be half of one
+		answered = append(answered, <-done...)
 	}
-	var lines []string
-	for line := range strings.Lines(answered.String()) {
-		if json.Valid([]byte(line)) {
-			lines = append(lines, line)
-		}
-	}
-	out, err := c.python(c.t.Context(), strings.Join(lines, ""), "drive.py", "check")
+	out, err := c.python(strings.Join(answered, "\n")+"\n", "drive.py", "check")
 	var found struct {
 		Checked map[string]int
 		Missing []any
@@ -174,40 +181,32 @@ func (c *cloud) killWhileWriting() {
 	}
 }
 
-// latency measures how long changes take, here and without the add-on.
+// latency measures how long changes take, and how much of it they wait for the
+// disk.
 func (c *cloud) latency() {
-	measure := func() (ms map[string]float64) {
-		if err := json.Unmarshal([]byte(c.must("drive.py", "latency", "25")), &ms); err != nil {
-			c.t.Fatal(err)
-		}
-		return ms
-	}
-	before, err := c.Kept(c.t.Context())
-	if err != nil {
+	var took map[string]float64 // ms
+	if err := json.Unmarshal([]byte(c.must("drive.py", "latency", "50")), &took); err != nil {
 		c.t.Fatal(err)
 	}
-	kept := measure()
-	after, err := c.Kept(c.t.Context())
+	kept, err := c.Kept(c.t.Context())
 	if err != nil {
 		c.t.Fatal(err)
-	}
-	waited := map[string]aws.KeptService{}
-	for _, s := range before.Services {
-		waited[s.Service] = s
 	}
 	var lines []string
-	for _, s := range after.Services {
-		was := waited[s.Service]
-		if s.Changes <= was.Changes {
+	for _, s := range kept.Services {
+		if took[s.Service] == 0 {
 			continue
 		}
-		added := time.Duration((s.Seconds - was.Seconds) / float64(s.Changes-was.Changes) * float64(time.Second))
-		lines = append(lines, fmt.Sprintf("%s %.1f ms of %.1f, %d kB", s.Service, added.Seconds()*1e3, kept[s.Service], s.Bytes/1000))
+		added := time.Duration(s.Median * float64(time.Second))
+		lines = append(lines, fmt.Sprintf("%s %.1f ms of %.1f, %d kB", s.Service, added.Seconds()*1e3, took[s.Service], s.Bytes/1000))
 		if added > awsAdded {
 			c.t.Errorf("a change of %s takes %v longer for being kept", s.Service, added)
 		}
 	}
-	c.t.Logf("measured: added to a change: %s", strings.Join(lines, "; "))
+	if len(lines) != len(took) {
+		c.t.Errorf("%v of %v", lines, took)
+	}
+	c.t.Logf("measured: added to a change, medians: %s", strings.Join(lines, "; "))
 }
 
 // repair: what of the state's home is missing or changed comes back.

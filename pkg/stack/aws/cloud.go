@@ -56,6 +56,7 @@ type KeptService struct {
 	Commits int     `json:"commits"` // changes that came together are one
 	Seconds float64 `json:"seconds"` // that all changes have waited
 	Slowest float64 `json:"slowest"` // seconds
+	Median  float64 `json:"median"`  // seconds, of the last 50 changes
 }
 
 // Kept asks the add-on. Where there is none it is errdefs.ErrNotFound.

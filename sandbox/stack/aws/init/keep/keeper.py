@@ -3,8 +3,10 @@ change is answered."""
 
 import logging
 import os
+import statistics
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager
 
 from localstack.services.plugins import SERVICE_PLUGINS
@@ -46,6 +48,7 @@ class Keeper:
         self.problems = []
         self.refuses = None  # why nothing may be changed
         self.statistics = {"changes": 0, "commits": 0, "seconds": 0.0, "slowest": 0.0}
+        self._waits = deque(maxlen=50)  # seconds, of the last changes
         self.serialise = serialise
         self._containers = None
         self._open_lock = threading.Lock()
@@ -166,6 +169,7 @@ class Keeper:
 
     def _count(self, start):
         took = time.perf_counter() - start
+        self._waits.append(took)
         s = self.statistics
         s["changes"] += 1
         s["seconds"] += took
@@ -206,6 +210,7 @@ class Keeper:
             "cells": len(self.journal.cells),
             "bytes": sum(map(len, self.journal.cells.values())),
             **self.statistics,
+            "median": statistics.median(self._waits or [0.0]),
             "problems": self.problems,
         }
 
