@@ -144,10 +144,10 @@ func (c *cloud) killWhileWriting() {
 			var lines []string
 			wanted := 20 + rand.N(80)
 			err := c.stream("", func(line string) {
-				if json.Valid([]byte(line)) { // the last one may be half of one
-					lines = append(lines, line)
+				if !json.Valid([]byte(line)) {
+					return // the last one may be half of one
 				}
-				if len(lines) == wanted {
+				if lines = append(lines, line); len(lines) == wanted {
 					close(enough)
 				}
 			}, "drive.py", "write", fmt.Sprint(i+1))
