@@ -132,10 +132,10 @@ var errForeign = fmt.Errorf("sandbox has not written it, and leaves it alone: %w
 // old place or at the end; with none if lines is nil. All other bytes stay.
 func replace(text []byte, header string, lines []string) ([]byte, error) {
 	start, end := find(text, header)
-	before, section, after := text, []byte(nil), []byte(nil)
+	before, after := text, []byte(nil)
 	if start >= 0 {
-		before, section, after = text[:start], text[start:end], text[end:]
-		_, body, _ := bytes.Cut(section, []byte("\n"))
+		before, after = text[:start], text[end:]
+		_, body, _ := bytes.Cut(text[start:end], []byte("\n"))
 		if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte(mark)) {
 			if lines == nil {
 				return text, nil
