@@ -27,13 +27,13 @@ func TestLocalStack(t *testing.T) {
 	c := newCloud(t, s)
 	begun := time.Now()
 	notes := c.up()
-	t.Logf("measured: stage aws up in %.1f s: %v", time.Since(begun).Seconds(), notes)
+	t.Logf("measured: stage aws up: %.1f s", time.Since(begun).Seconds())
 	if notes["state bucket"] != aws.DefaultBucket+": made" || notes["lock table"] != aws.DefaultTable+": made" || notes["kept state"] != "nothing yet" {
 		t.Errorf("first: %v", notes)
 	}
 	begun = time.Now()
 	notes = c.up()
-	t.Logf("measured: again in %.2f s", time.Since(begun).Seconds())
+	t.Logf("measured: stage aws up again: %.2f s", time.Since(begun).Seconds())
 	if notes["localstack"] != "already there" || notes["state bucket"] != aws.DefaultBucket+": already there" || notes["lock table"] != aws.DefaultTable+": already there" {
 		t.Errorf("again: %v", notes)
 	}
