@@ -296,7 +296,7 @@ func TestCommitInterrupted(t *testing.T) {
 	})
 	c := Commit{Names: []string{"app"}, Epoch: epoch, Layers: []LayerSource{{Upper: upper}}}
 	var layers []PackedLayer
-	for i := 0; layers == nil; i++ {
+	for i := 0; ; i++ {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*5*time.Millisecond)
 		_, done, err := s.Commit(ctx, c)
 		cancel()

@@ -185,19 +185,6 @@ func (s *sandbox) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// do runs a command of the program that must succeed, and returns what it
-// wrote to stdout.
-func (s *sandbox) do(args ...string) []byte {
-	s.t.Helper()
-	var out, errs bytes.Buffer
-	cmd := s.command(s.t.Context(), args...)
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		s.t.Fatalf("sandbox %s: %v\n%s%s", strings.Join(args, " "), err, out.Bytes(), errs.Bytes())
-	}
-	return out.Bytes()
-}
-
 // change runs a command that is a change, and shows how it went.
 func (s *sandbox) change(args ...string) (c api.Change, took time.Duration) {
 	s.t.Helper()

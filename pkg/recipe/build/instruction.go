@@ -3,7 +3,6 @@ package build
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -148,14 +147,3 @@ func stepHistory(format string, args ...any) ispec.History {
 
 // total is how many steps the stage has.
 func (s *stage) total() int { return len(s.steps) }
-
-// origins are the stages and images that a stage's layers are made from.
-func (s *stage) origins() []origin {
-	all := []origin{s.base}
-	for _, st := range s.steps {
-		if st.work != nil {
-			all = slices.Concat(all, st.work.sources())
-		}
-	}
-	return all
-}

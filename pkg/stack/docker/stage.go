@@ -55,7 +55,7 @@ func (s *Stage) look(ctx context.Context, p stack.Progress) error {
 	free, known := freeSpace(info.DockerRootDir)
 	if known && free < minFree {
 		return &hinted{
-			fmt.Errorf("Docker's folder %s has only %.1f GB left, and %.0f are needed: %w", info.DockerRootDir, gb(free), gb(minFree), errdefs.ErrFailedPrecondition),
+			fmt.Errorf("the folder of Docker, %s, has only %.1f GB left, and %.0f are needed: %w", info.DockerRootDir, gb(free), gb(minFree), errdefs.ErrFailedPrecondition),
 			"make room; unused images and containers go with: docker system prune",
 		}
 	}

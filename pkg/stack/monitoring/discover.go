@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/client"
@@ -77,7 +78,7 @@ func Published(ctx context.Context, e *docker.Engine, name string, port uint16) 
 		return netip.AddrPort{}, false, err
 	}
 	have, err := c.ContainerInspect(ctx, name)
-	if client.IsErrNotFound(err) || client.IsErrConnectionFailed(err) {
+	if errdefs.IsNotFound(err) || client.IsErrConnectionFailed(err) {
 		return netip.AddrPort{}, false, nil
 	}
 	if err != nil {

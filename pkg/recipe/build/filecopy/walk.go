@@ -157,7 +157,8 @@ func (w *walker) child(ctx context.Context, d *step, name string) error {
 // filter applies --parents and --exclude to what the ignore file has left; deeper
 // says that a directory may hold something although it is not taken itself.
 func (w *walker) filter(d, c *step) (deeper bool, err error) {
-	in, out := true, false
+	in := true
+	var out bool
 	if w.include.m != nil {
 		if in, c.included, err = w.include.match(c.rel, d.included); err != nil {
 			return false, err

@@ -95,7 +95,7 @@ func (r *renamed) node(ctx context.Context, e *entry) error { return r.write(ctx
 // what it is called there: a destination that is a directory gets the file in
 // it, anything else is the file.
 func (w *writer) place(to destination, name string) (at int, base string, err error) {
-	rel := ""
+	var rel string
 	if to.dir {
 		if rel, err = w.mkdirAll(to.path); err != nil {
 			return -1, "", err

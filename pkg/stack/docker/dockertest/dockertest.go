@@ -198,7 +198,7 @@ func start(dir string, args []string) (stop func() error, err error) {
 	stop = func() error {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
-		case <-ended:
+		case <-ended: //nolint:errcheck // it was told to end, or killed
 			return log.Close()
 		case <-time.After(stopTimeout):
 			return errors.New("dockerd does not end")
