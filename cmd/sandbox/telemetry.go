@@ -9,6 +9,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/daemon/metrics"
 	"github.com/sandboxlabs/sandbox/pkg/daemon/telemetry"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw"
+	"github.com/sandboxlabs/sandbox/pkg/stack/aws"
 	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
 	"github.com/sandboxlabs/sandbox/pkg/stack/monitoring"
 	"github.com/sandboxlabs/sandbox/pkg/state"
@@ -44,7 +45,7 @@ func discover(engine *raw.Engine, containers *docker.Engine) telemetry.Discover 
 		telemetry.Containers(engine.List),
 		telemetry.Containers(monitoring.Scraped(containers)),
 		func(ctx context.Context) ([]telemetry.Target, error) {
-			at, ok, err := monitoring.Published(ctx, containers, "sandbox-localstack", 4566)
+			at, ok, err := monitoring.Published(ctx, containers, "sandbox-"+aws.ServiceName, aws.DefaultPort)
 			if err != nil || !ok {
 				return nil, err
 			}

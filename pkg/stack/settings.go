@@ -24,7 +24,7 @@ func Remember(dirs state.Dirs, opts api.UpOptions) (api.UpOptions, error) {
 	if opts.Nodes < 0 || opts.Nodes > maxNodes {
 		return opts, fmt.Errorf("a cluster of %d nodes: it may have 1 to %d: %w", opts.Nodes, maxNodes, errdefs.ErrInvalidArgument)
 	}
-	kept, err := settings(dirs)
+	kept, err := Kept(dirs)
 	if err != nil {
 		return opts, err
 	}
@@ -46,9 +46,7 @@ func Remember(dirs state.Dirs, opts api.UpOptions) (api.UpOptions, error) {
 }
 
 // Kept returns the choices that the last `up` has kept.
-func Kept(dirs state.Dirs) (api.Settings, error) { return settings(dirs) }
-
-func settings(dirs state.Dirs) (s api.Settings, err error) {
+func Kept(dirs state.Dirs) (s api.Settings, err error) {
 	err = state.ReadJSON(dirs.Stage(settingsName), &s)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil

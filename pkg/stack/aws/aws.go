@@ -174,10 +174,10 @@ func kept(ctx context.Context, cloud Cloud, p stack.Progress) error {
 		return err
 	}
 	if k.Refuses != "" {
-		return &hinted{
+		return stack.WithHint(
 			fmt.Errorf("LocalStack changes nothing: %s: %w", k.Refuses, errdefs.ErrFailedPrecondition),
-			"docker logs sandbox-" + ServiceName + " says more; sandbox down --purge begins anew, without what was kept",
-		}
+			"docker logs sandbox-"+ServiceName+" says more; sandbox down --purge begins anew, without what was kept",
+		)
 	}
 	var names []string
 	size := 0
@@ -256,14 +256,3 @@ func running(states map[string]string) string {
 	}
 	return strings.Join(names, ", ")
 }
-
-// hinted is an error with what the user can do.
-type hinted struct {
-	error
-	hint string
-}
-
-func (e *hinted) Unwrap() error { return e.error }
-
-// Hint is what the user can do.
-func (e *hinted) Hint() string { return e.hint }

@@ -19,6 +19,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/containerd/errdefs"
+
+	"github.com/sandboxlabs/sandbox/pkg/stack"
 )
 
 // Why not AWS's client libraries: those of S3 and DynamoDB alone cost every
@@ -149,5 +151,5 @@ func (c Cloud) explain(err error) error {
 	if !down || errors.Is(err, context.Canceled) {
 		return err
 	}
-	return &hinted{fmt.Errorf("no AWS answers at %s: %w: %w", c.Endpoint, err, errdefs.ErrUnavailable), "sudo sandbox up --only " + Name}
+	return stack.WithHint(fmt.Errorf("no AWS answers at %s: %w: %w", c.Endpoint, err, errdefs.ErrUnavailable), "sudo sandbox up --only "+Name)
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/sandboxlabs/sandbox/pkg/stack"
 )
 
 // lockKey is the attribute by which Terraform locks.
@@ -199,10 +201,10 @@ func (c Cloud) EnsureTable(ctx context.Context, table string) (note string, err 
 		return "", err
 	}
 	if wrong != "" {
-		return "", &hinted{
+		return "", stack.WithHint(
 			fmt.Errorf("table %s is of no use for locks: %s: %w", table, wrong, errdefs.ErrFailedPrecondition),
-			"remove it: aws --profile sandbox dynamodb delete-table --table-name " + table,
-		}
+			"remove it: aws --profile sandbox dynamodb delete-table --table-name "+table,
+		)
 	}
 	return note, nil
 }

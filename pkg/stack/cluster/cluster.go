@@ -146,10 +146,10 @@ func wanted(opts api.UpOptions) spec {
 // check refuses what no cluster can be.
 func (s spec) check() error {
 	if s.HTTP == s.HTTPS {
-		return &hinted{
+		return stack.WithHint(
 			fmt.Errorf("%s and %s cannot both have port %d: %w", ServiceIngress, ServiceIngressTLS, s.HTTP, errdefs.ErrInvalidArgument),
 			fmt.Sprintf("sudo sandbox up --port %s=%d --port %s=%d", ServiceIngress, defaultHTTP, ServiceIngressTLS, defaultHTTPS),
-		}
+		)
 	}
 	return nil
 }
@@ -169,22 +169,11 @@ func (s spec) fits(opts api.UpOptions) error {
 	default:
 		return nil
 	}
-	return &hinted{
+	return stack.WithHint(
 		fmt.Errorf("the cluster %s, and only a new one can change that: %w", differ, errdefs.ErrFailedPrecondition),
 		"sudo sandbox down takes it away with all that is in it, then sudo sandbox up again; or go on with it as it is: the same --nodes and --port as before",
-	}
+	)
 }
-
-// hinted is an error with what the user can do.
-type hinted struct {
-	error
-	hint string
-}
-
-func (e *hinted) Unwrap() error { return e.error }
-
-// Hint is what the user can do.
-func (e *hinted) Hint() string { return e.hint }
 
 // ensureImages brings in what the nodes are made of, if there are none yet, and
 // what they are to run.

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/containerd/errdefs"
 	yaml "go.yaml.in/yaml/v3"
 
 	content "github.com/sandboxlabs/sandbox/sandbox/stack/cluster"
@@ -241,10 +240,6 @@ func TestWords(t *testing.T) {
 	}
 	if got := documents("# x\na: b\n---\nc: d\n"); len(got) != 2 || got[1] != "c: d\n" {
 		t.Errorf("%q", got)
-	}
-	err := &hinted{fmt.Errorf("a: %w", errdefs.ErrConflict), "b"}
-	if !errdefs.IsConflict(err) || err.Hint() != "b" || err.Error() != "a: conflict" {
-		t.Errorf("%v", err)
 	}
 }
 

@@ -199,7 +199,10 @@ func TestCluster(t *testing.T) {
 	t.Run("other choices", func(t *testing.T) {
 		for _, other := range []api.Settings{{Nodes: 3}, {Ports: map[string]uint16{ServiceIngress: 9080}}} {
 			_, err := s.up(t.Context(), api.UpOptions{Settings: other})
-			hint, ok := errors.AsType[*hinted](err)
+			hint, ok := errors.AsType[interface {
+				error
+				Hint() string
+			}](err)
 			if !errdefs.IsFailedPrecondition(err) || !ok || !strings.Contains(hint.Hint(), "sudo sandbox down") {
 				t.Errorf("%+v: %v", other, err)
 			}
@@ -495,7 +498,10 @@ func TestForeign(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = s.up(t.Context(), api.UpOptions{})
-		hint, ok := errors.AsType[*hinted](err)
+		hint, ok := errors.AsType[interface {
+			error
+			Hint() string
+		}](err)
 		if !errdefs.IsAlreadyExists(err) || !ok || !strings.Contains(hint.Hint(), tt.hint) || !strings.Contains(err.Error(), "sandbox-control-plane") {
 			t.Errorf("up: %v", err)
 		}
@@ -519,7 +525,10 @@ func TestPortTaken(t *testing.T) {
 	}
 	defer l.Close()
 	_, err = s.up(t.Context(), api.UpOptions{})
-	hint, ok := errors.AsType[*hinted](err)
+	hint, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err)
 	if !errdefs.IsFailedPrecondition(err) || !ok || !strings.Contains(err.Error(), "taken by somebody (pid 7)") || !strings.Contains(hint.Hint(), "--port ingress-tls=9443") {
 		t.Errorf("up: %v", err)
 	}

@@ -38,10 +38,10 @@ func (u *up) nodes(ctx context.Context, p stack.Progress) error {
 		return u.start(ctx, p)
 	}
 	if _, err := exec.LookPath("docker"); err != nil {
-		return &hinted{
+		return stack.WithHint(
 			fmt.Errorf("kind needs the command docker: %w: %w", err, errdefs.ErrFailedPrecondition),
 			"install Docker's client (Debian and Ubuntu: apt install docker-cli, or docker.io)",
-		}
+		)
 	}
 	u.node = u.images[nodeImage]
 	u.spec.Image = u.node.Digest
@@ -227,10 +227,10 @@ func (u *up) namesInTheWay(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("inspect container %s: %w", name, err)
 		}
-		return &hinted{
+		return stack.WithHint(
 			fmt.Errorf("container %s is in the way: Docker has one of that name that sandbox did not make: %w", name, errdefs.ErrAlreadyExists),
-			"rename it (docker rename " + name + " OTHER), or remove it (docker rm -f " + name + ")",
-		}
+			"rename it (docker rename "+name+" OTHER), or remove it (docker rm -f "+name+")",
+		)
 	}
 	return nil
 }
@@ -257,10 +257,10 @@ func (u *up) freePorts() error {
 		if owner == "" {
 			owner = "another program"
 		}
-		return &hinted{
+		return stack.WithHint(
 			fmt.Errorf("port %s, which the cluster's %s is to have, is taken by %s: %w", at, want.service, owner, errdefs.ErrFailedPrecondition),
 			fmt.Sprintf("stop that, or use another port: sudo sandbox up --port %s=%d", want.service, want.port%60000+1000),
-		}
+		)
 	}
 	return nil
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/client"
 	"github.com/docker/docker/pkg/stdcopy"
+
+	"github.com/sandboxlabs/sandbox/pkg/stack"
 )
 
 // adminConf is the administrator's kubeconfig in the control plane's node.
@@ -35,7 +37,7 @@ func (s *Stage) Kubectl(ctx context.Context, stdin io.Reader, args ...string) ([
 	}
 	n, ok := have.controlPlane()
 	if !ok || !have.complete {
-		return nil, &hinted{fmt.Errorf("there is no cluster: %w", errdefs.ErrFailedPrecondition), "sudo sandbox up --only " + Name}
+		return nil, stack.WithHint(fmt.Errorf("there is no cluster: %w", errdefs.ErrFailedPrecondition), "sudo sandbox up --only "+Name)
 	}
 	return s.kubectl(ctx, n, stdin, args...)
 }

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/sandboxlabs/sandbox/pkg/stack"
 )
 
 // Ingress is the URL at which this machine reaches the ingress controller.
@@ -15,7 +17,7 @@ func (s *Stage) Ingress(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if have.absent() {
-		return "", &hinted{fmt.Errorf("there is no cluster: %w", errdefs.ErrFailedPrecondition), "sudo sandbox up --only " + Name}
+		return "", stack.WithHint(fmt.Errorf("there is no cluster: %w", errdefs.ErrFailedPrecondition), "sudo sandbox up --only "+Name)
 	}
 	return "http://" + netip.AddrPortFrom(loopback, have.spec.HTTP).String(), nil
 }

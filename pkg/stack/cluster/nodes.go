@@ -97,15 +97,15 @@ func (s *Stage) find(ctx context.Context) (found, error) {
 	if len(foreign) > 0 {
 		slices.Sort(foreign)
 		if other != "" {
-			return f, &hinted{
+			return f, stack.WithHint(
 				fmt.Errorf("there is a cluster of another sandbox, with the state folder %s (%s): %w", other, strings.Join(foreign, ", "), errdefs.ErrAlreadyExists),
-				"take that down first: sudo sandbox --state-dir " + other + " down; or go on without: sudo sandbox up --without " + Name,
-			}
+				"take that down first: sudo sandbox --state-dir "+other+" down; or go on without: sudo sandbox up --without "+Name,
+			)
 		}
-		return f, &hinted{
+		return f, stack.WithHint(
 			fmt.Errorf("there is a kind cluster named %s that sandbox did not make (%s): %w", clusterName, strings.Join(foreign, ", "), errdefs.ErrAlreadyExists),
-			"if nobody needs it: kind delete cluster --name " + clusterName + ", or docker rm -f -v " + strings.Join(foreign, " ") + "; or go on without: sudo sandbox up --without " + Name,
-		}
+			"if nobody needs it: kind delete cluster --name "+clusterName+", or docker rm -f -v "+strings.Join(foreign, " ")+"; or go on without: sudo sandbox up --without "+Name,
+		)
 	}
 	slices.SortFunc(f.nodes, func(a, b node) int {
 		// "control-plane" sorts before "worker".

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/client"
 	"go.uber.org/zap"
 
@@ -22,7 +23,7 @@ const statusTimeout = 3 * time.Second
 // take away where there is no engine; a cluster that is not ours stays.
 func (s *Stage) removeAll(ctx context.Context, p stack.Progress) error {
 	have, err := s.find(ctx)
-	if h := (*hinted)(nil); errors.As(err, &h) {
+	if errdefs.IsAlreadyExists(err) { // not ours
 		p.Note("%s: left alone", err)
 		return nil
 	}

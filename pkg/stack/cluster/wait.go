@@ -197,10 +197,10 @@ func (u *up) wait(ctx context.Context, timeout, poll time.Duration, missing func
 func late(ctx context.Context, said string) error {
 	err := context.Cause(ctx)
 	if e := (*lateError)(nil); errors.As(err, &e) {
-		return &hinted{
+		return stack.WithHint(
 			fmt.Errorf("%w: %s", err, said),
-			"look at it: kubectl --context " + clusterName + " get pods -A; sudo sandbox up waits again; sudo sandbox down, then up, makes the cluster anew",
-		}
+			"look at it: kubectl --context "+clusterName+" get pods -A; sudo sandbox up waits again; sudo sandbox down, then up, makes the cluster anew",
+		)
 	}
 	return err
 }

@@ -111,16 +111,16 @@ func (e *Engine) explain(err error) error {
 	socket, unix := strings.CutPrefix(address, "unix://")
 	switch _, serr := os.Stat(socket); {
 	case !unix:
-		return &hinted{fmt.Errorf("no Docker engine answers at %s: %w", address, errdefs.ErrFailedPrecondition), "DOCKER_HOST says where it is: is that right?"}
+		return stack.WithHint(fmt.Errorf("no Docker engine answers at %s: %w", address, errdefs.ErrFailedPrecondition), "DOCKER_HOST says where it is: is that right?")
 	case errors.Is(err, fs.ErrPermission):
-		return &hinted{fmt.Errorf("the Docker engine at %s may not be used: %w", socket, errdefs.ErrPermissionDenied), "run sandbox's daemon as root: sudo sandbox up"}
+		return stack.WithHint(fmt.Errorf("the Docker engine at %s may not be used: %w", socket, errdefs.ErrPermissionDenied), "run sandbox's daemon as root: sudo sandbox up")
 	case errors.Is(serr, fs.ErrNotExist):
-		return &hinted{
+		return stack.WithHint(
 			fmt.Errorf("no Docker engine runs: there is no %s: %w", socket, errdefs.ErrFailedPrecondition),
-			"sudo sandbox doctor --fix installs the distribution's; or go on without what needs it: sudo sandbox up --without " + Name,
-		}
+			"sudo sandbox doctor --fix installs the distribution's; or go on without what needs it: sudo sandbox up --without "+Name,
+		)
 	}
-	return &hinted{fmt.Errorf("the Docker engine at %s does not answer: %w", socket, errdefs.ErrFailedPrecondition), "sudo systemctl restart docker; its log: journalctl -u docker"}
+	return stack.WithHint(fmt.Errorf("the Docker engine at %s does not answer: %w", socket, errdefs.ErrFailedPrecondition), "sudo systemctl restart docker; its log: journalctl -u docker")
 }
 
 func (e *Engine) address() string {
@@ -152,21 +152,10 @@ func (e *Engine) inTheWay(what string, labels map[string]string, hint string) er
 	case ok && state == e.State:
 		return nil
 	case ok:
-		return &hinted{
+		return stack.WithHint(
 			fmt.Errorf("%s is in the way: it is of another sandbox, with the state folder %s: %w", what, state, errdefs.ErrAlreadyExists),
-			"take that down first: sudo sandbox --state-dir " + state + " down",
-		}
+			"take that down first: sudo sandbox --state-dir "+state+" down",
+		)
 	}
-	return &hinted{fmt.Errorf("%s is in the way: Docker has one of that name that sandbox did not make: %w", what, errdefs.ErrAlreadyExists), hint}
+	return stack.WithHint(fmt.Errorf("%s is in the way: Docker has one of that name that sandbox did not make: %w", what, errdefs.ErrAlreadyExists), hint)
 }
-
-// hinted is an error with what the user can do.
-type hinted struct {
-	error
-	hint string
-}
-
-func (e *hinted) Unwrap() error { return e.error }
-
-// Hint is what the user can do.
-func (e *hinted) Hint() string { return e.hint }

@@ -143,10 +143,10 @@ func (e *Engine) removeNetwork(ctx context.Context, c *client.Client) error {
 		for _, endpoint := range have.Containers {
 			names = append(names, endpoint.Name)
 		}
-		return &hinted{
+		return stack.WithHint(
 			fmt.Errorf("remove network %s: %s %w", NetworkName, join(names), errStillInIt),
-			"remove them, or docker network disconnect " + NetworkName + " NAME, then: sudo sandbox down",
-		}
+			"remove them, or docker network disconnect "+NetworkName+" NAME, then: sudo sandbox down",
+		)
 	}
 	return fmt.Errorf("remove network %s: %w", NetworkName, err)
 }

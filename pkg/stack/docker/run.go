@@ -142,10 +142,10 @@ func (e *Engine) freePorts(s Service) error {
 		if owner == "" {
 			owner = "another program"
 		}
-		return &hinted{
+		return stack.WithHint(
 			fmt.Errorf("port %s, which %s is to have, is taken by %s: %w", at, s.Name, owner, errdefs.ErrFailedPrecondition),
 			fmt.Sprintf("stop that, or use another port: sudo sandbox up --port %s=%d", s.Name, at.Port()+1000),
-		}
+		)
 	}
 	return nil
 }

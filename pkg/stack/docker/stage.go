@@ -54,10 +54,10 @@ func (s *Stage) look(ctx context.Context, p stack.Progress) error {
 	}
 	free, known := freeSpace(info.DockerRootDir)
 	if known && free < minFree {
-		return &hinted{
+		return stack.WithHint(
 			fmt.Errorf("the folder of Docker, %s, has only %.1f GB left, and %.0f are needed: %w", info.DockerRootDir, gb(free), gb(minFree), errdefs.ErrFailedPrecondition),
 			"make room; unused images and containers go with: docker system prune",
-		}
+		)
 	}
 	p.Note("%s", describe(info, free, known))
 	return nil
@@ -73,16 +73,16 @@ func (s *Stage) info(ctx context.Context) (system.Info, error) {
 		return info, s.engine.explain(fmt.Errorf("ask Docker about itself: %w", err))
 	}
 	if info.OSType != "linux" || strings.Contains(info.OperatingSystem, "Docker Desktop") {
-		return info, &hinted{
+		return info, stack.WithHint(
 			fmt.Errorf("the Docker engine runs in a machine of its own (%s): its containers are not processes of this one: %w", info.OperatingSystem, errdefs.ErrFailedPrecondition),
 			"install Docker Engine in this machine",
-		}
+		)
 	}
 	if slices.ContainsFunc(info.SecurityOptions, func(o string) bool { return strings.HasPrefix(o, "name=rootless") }) {
-		return info, &hinted{
+		return info, stack.WithHint(
 			fmt.Errorf("the Docker engine is rootless: it cannot run the nodes of a cluster: %w", errdefs.ErrFailedPrecondition),
 			"unset DOCKER_HOST, and install Docker's engine as root's: sudo sandbox doctor --fix",
-		}
+		)
 	}
 	return info, nil
 }

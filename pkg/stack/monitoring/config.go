@@ -91,10 +91,10 @@ func (s *Stage) configure(_ context.Context, moved map[string]uint16, p stack.Pr
 	}
 	at, ok := s.Telemetry()
 	if !ok {
-		return &hinted{
+		return stack.WithHint(
 			fmt.Errorf("the daemon has no address in Docker's network for metrics and alerts: %w", errdefs.ErrFailedPrecondition),
 			"sandbox status says why; another port: SANDBOX_TELEMETRY_PORT in the daemon's environment",
-		}
+		)
 	}
 	set.Daemon = at
 	if moved != nil || fresh {
@@ -239,14 +239,3 @@ func put(dir, name string, data []byte) (changed bool, err error) {
 	}
 	return true, state.WriteFile(to, data, 0o644)
 }
-
-// hinted is an error with what the user can do.
-type hinted struct {
-	error
-	hint string
-}
-
-func (e *hinted) Unwrap() error { return e.error }
-
-// Hint is what the user can do.
-func (e *hinted) Hint() string { return e.hint }

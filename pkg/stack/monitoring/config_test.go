@@ -168,7 +168,10 @@ func TestNoTelemetry(t *testing.T) {
 	s := newStage(t)
 	s.Telemetry = func() (netip.AddrPort, bool) { return netip.AddrPort{}, false }
 	err := s.configure(t.Context(), nil, stack.Progress{})
-	hint, ok := errors.AsType[*hinted](err)
+	hint, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err)
 	if !errdefs.IsFailedPrecondition(err) || !ok || hint.Hint() == "" {
 		t.Error(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/sandboxlabs/sandbox/pkg/stack"
 	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
@@ -76,10 +77,10 @@ func (s *Stage) reload(ctx context.Context, service docker.Service) error {
 // the last attempt did not go well already, only time tells that the next did
 // not either.
 func await(ctx context.Context, url, prefix string, before float64, well bool) error {
-	faulty := &hinted{
+	faulty := stack.WithHint(
 		fmt.Errorf("its new configuration is faulty, it goes on with the old one: %w", errdefs.ErrInvalidArgument),
-		"the reason is in its log: docker logs sandbox-" + prefix,
-	}
+		"the reason is in its log: docker logs sandbox-"+prefix,
+	)
 	timeout := fmt.Errorf("it has not read its configuration in %v: %w", reloadTimeout, errdefs.ErrUnavailable)
 	if !well {
 		timeout = faulty

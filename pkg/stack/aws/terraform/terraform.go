@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
+	"github.com/sandboxlabs/sandbox/pkg/stack"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
@@ -50,7 +51,7 @@ func InitDir(dir string, o Options) (api.TerraformDir, error) {
 	fi, err := os.Stat(abs)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return none, &hinted{fmt.Errorf("folder %s does not exist: %w", dir, errdefs.ErrNotFound), "it is to be the folder that you run tofu or terraform in"}
+		return none, stack.WithHint(fmt.Errorf("folder %s does not exist: %w", dir, errdefs.ErrNotFound), "it is to be the folder that you run tofu or terraform in")
 	case err != nil:
 		return none, err
 	case !fi.IsDir():
@@ -63,20 +64,20 @@ func InitDir(dir string, o Options) (api.TerraformDir, error) {
 	case err != nil:
 		return none, err
 	case !bytes.HasPrefix(have, []byte(mark)):
-		return none, &hinted{
+		return none, stack.WithHint(
 			fmt.Errorf("%s is there, and sandbox has not written it: %w", filepath.Join(dir, FileName), errdefs.ErrAlreadyExists),
 			"rename it: every file whose name ends in _override.tf counts",
-		}
+		)
 	}
 	c, err := read(abs, dir)
 	if err != nil {
 		return none, err
 	}
 	if c.backend != nil && c.backend.kind != "s3" {
-		return none, &hinted{
+		return none, stack.WithHint(
 			fmt.Errorf("%s: the state is kept in %s, and only the backend s3 can be pointed at the sandbox: %w", c.backend.where, c.backend.kind, errdefs.ErrFailedPrecondition),
 			"remove that block to have the state in the sandbox's bucket",
-		}
+		)
 	}
 	text, result := render(c, filepath.Base(abs), o)
 	result.File = path
@@ -89,17 +90,6 @@ func InitDir(dir string, o Options) (api.TerraformDir, error) {
 	}
 	return result, own(path, fi)
 }
-
-// hinted is an error with what the user can do.
-type hinted struct {
-	error
-	hint string
-}
-
-func (e *hinted) Unwrap() error { return e.error }
-
-// Hint is what the user can do.
-func (e *hinted) Hint() string { return e.hint }
 
 // quote writes a string as HCL does.
 func quote(s string) string {
