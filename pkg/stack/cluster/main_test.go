@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -30,9 +29,6 @@ import (
 )
 
 const (
-	// runcVar is where the tests' engine finds a runtime that gives privileged
-	// containers what this machine has.
-	runcVar = "SANDBOX_TEST_RUNC"
 	// childVar makes this program bring up a cluster, to be killed while it does;
 	// it is the address of the engine.
 	childVar = "SANDBOX_TEST_CHILD"
@@ -42,46 +38,7 @@ func TestMain(m *testing.M) {
 	if host := os.Getenv(childVar); host != "" {
 		os.Exit(child(host))
 	}
-	code, err := mainWithRunc(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
-}
-
-// mainWithRunc builds the runtime first, since there is no network inside.
-func mainWithRunc(m *testing.M) (int, error) {
-	if os.Getenv(runcVar) == "" && os.Geteuid() == 0 {
-		dir, err := os.MkdirTemp("", "sbr")
-		if err != nil {
-			return 1, err
-		}
-		defer os.RemoveAll(dir)
-		runc := filepath.Join(dir, "runc-within-bounds")
-		if out, err := exec.Command("go", "build", "-o", runc, "../../../scripts/runc-within-bounds").CombinedOutput(); err != nil {
-			return 1, fmt.Errorf("build runc-within-bounds: %w\n%s", err, out)
-		}
-		if err := os.Setenv(runcVar, runc); err != nil {
-			return 1, err
-		}
-	}
-	return dockertest.Main(m, "--add-runtime", "bounded="+os.Getenv(runcVar), "--default-runtime", "bounded"), nil
-}
-
-// images is a store with its endpoint, as stages see it.
-type images struct {
-	store    *image.Store
-	endpoint *registry.Server
-}
-
-func (i images) Ensure(_ context.Context, name string, _ stack.Progress) (stack.Image, error) {
-	img, err := i.store.Resolve(name)
-	if err != nil {
-		return stack.Image{}, err
-	}
-	return stack.Image{
-		Ref: i.endpoint.Address() + "/" + img.Name, Name: img.Name, Digest: img.Descriptor.Digest.String(), From: "local store",
-	}, nil
+	os.Exit(dockertest.MainWithNodes(m))
 }
 
 // kept is the store that images of recipes are built into by the tests of
@@ -103,7 +60,7 @@ func newEngine(ctx context.Context, host string) (*docker.Engine, func(), error)
 	endpoint := &registry.Server{Store: store, Addr: "127.0.0.1:0"}
 	endpoint.Start(ctx)
 	e := docker.New(docker.Config{
-		Host: host, State: "/test", Images: images{store, endpoint}, Registry: endpoint.Address,
+		Host: host, State: "/test", Images: dockertest.Images{Store: store, Endpoint: endpoint}, Registry: endpoint.Address,
 		Serve:     func(_ context.Context, gateway netip.Addr) error { return endpoint.ServeAt(gateway) },
 		PortOwner: func(netip.AddrPort) string { return "somebody (pid 7)" },
 	})
@@ -128,7 +85,7 @@ func newSuite(t testing.TB) *suite {
 		t.Fatal(err)
 	}
 	t.Cleanup(done)
-	store := e.Images.(images).store
+	store := e.Images.(dockertest.Images).Store
 	toolbox, err := embedded.Open(embedded.Toolbox)
 	if err != nil {
 		t.Skip(err)
@@ -171,7 +128,7 @@ func newSuite(t testing.TB) *suite {
 func (s *suite) needImages() {
 	s.t.Helper()
 	for _, name := range append([]string{nodeImage}, addonImages...) {
-		if _, err := s.Images.(images).store.Resolve(name); errdefs.IsNotFound(err) {
+		if _, err := s.Images.(dockertest.Images).Store.Resolve(name); errdefs.IsNotFound(err) {
 			s.t.Skipf("no image %s: go test ./images -run TestRecipes builds it", name)
 		}
 	}

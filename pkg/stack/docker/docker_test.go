@@ -26,22 +26,6 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
-// images is a store with its endpoint, as stages see it.
-type images struct {
-	store    *image.Store
-	endpoint *registry.Server
-}
-
-func (i images) Ensure(_ context.Context, name string, _ stack.Progress) (stack.Image, error) {
-	img, err := i.store.Resolve(name)
-	if err != nil {
-		return stack.Image{}, err
-	}
-	return stack.Image{
-		Ref: i.endpoint.Address() + "/" + img.Name, Name: img.Name, Digest: img.Descriptor.Digest.String(), From: "local store",
-	}, nil
-}
-
 // newEngine returns the tests' Docker engine, with a store that has the image
 // toolbox, and nothing of the stack in it when the test ends.
 func newEngine(t *testing.T) *Engine {
@@ -63,7 +47,7 @@ func newEngine(t *testing.T) *Engine {
 	endpoint := &registry.Server{Store: store, Addr: "127.0.0.1:0"}
 	endpoint.Start(t.Context())
 	e := New(Config{
-		Host: host, State: "/test", Images: images{store, endpoint}, Registry: endpoint.Address,
+		Host: host, State: "/test", Images: dockertest.Images{Store: store, Endpoint: endpoint}, Registry: endpoint.Address,
 		Serve:     func(_ context.Context, gateway netip.Addr) error { return endpoint.ServeAt(gateway) },
 		PortOwner: func(netip.AddrPort) string { return "somebody (pid 7)" },
 	})

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -34,51 +33,10 @@ import (
 	content "github.com/sandboxlabs/sandbox/sandbox/stack/monitoring"
 )
 
-const runcVar = "SANDBOX_TEST_RUNC" // the runtime that starts nodes; see scripts/runc-within-bounds
-
-func TestMain(m *testing.M) {
-	code, err := mainWithRunc(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	os.Exit(code)
-}
-
-// mainWithRunc builds the runtime first, since there is no network inside.
-func mainWithRunc(m *testing.M) (int, error) {
-	if os.Getenv(runcVar) == "" && os.Geteuid() == 0 {
-		dir, err := os.MkdirTemp("", "sbr")
-		if err != nil {
-			return 1, err
-		}
-		defer os.RemoveAll(dir)
-		runc := filepath.Join(dir, "runc-within-bounds")
-		if out, err := exec.Command("go", "build", "-o", runc, "../../../scripts/runc-within-bounds").CombinedOutput(); err != nil {
-			return 1, fmt.Errorf("build runc-within-bounds: %w\n%s", err, out)
-		}
-		if err := os.Setenv(runcVar, runc); err != nil {
-			return 1, err
-		}
-	}
-	return dockertest.Main(m, "--add-runtime", "bounded="+os.Getenv(runcVar), "--default-runtime", "bounded"), nil
-}
-
-// recipes is the store that the tests of recipes keep, with its endpoint.
-type recipes struct {
-	store    *image.Store
-	endpoint *registry.Server
-}
-
-func (r recipes) Ensure(_ context.Context, name string, _ stack.Progress) (stack.Image, error) {
-	img, err := r.store.Resolve(name)
-	if err != nil {
-		return stack.Image{}, err
-	}
-	return stack.Image{Ref: r.endpoint.Address() + "/" + img.Name, Name: img.Name, Digest: img.Descriptor.Digest.String(), From: "local store"}, nil
-}
+func TestMain(m *testing.M) { os.Exit(dockertest.MainWithNodes(m)) }
 
 // openRecipes skips the test where images are missing.
-func openRecipes(t *testing.T, names ...string) recipes {
+func openRecipes(t *testing.T, names ...string) dockertest.Images {
 	t.Helper()
 	root := os.Getenv("SANDBOX_TEST_IMAGES")
 	if root == "" {
@@ -103,7 +61,7 @@ func openRecipes(t *testing.T, names ...string) recipes {
 	}
 	endpoint := &registry.Server{Store: store, Addr: "127.0.0.1:0"}
 	endpoint.Start(t.Context())
-	return recipes{store, endpoint}
+	return dockertest.Images{Store: store, Endpoint: endpoint}
 }
 
 // world is a stack of the stages docker and monitoring, with what the daemon
@@ -151,9 +109,9 @@ func newWorld(t *testing.T) *world {
 	}
 	w.telemetry.Start(t.Context())
 	engine := docker.New(docker.Config{
-		Host: host, State: dirs.Root, Images: images, Registry: images.endpoint.Address,
+		Host: host, State: dirs.Root, Images: images, Registry: images.Endpoint.Address,
 		Serve: func(_ context.Context, gateway netip.Addr) error {
-			return errors.Join(images.endpoint.ServeAt(gateway), w.telemetry.ServeAt(gateway))
+			return errors.Join(images.Endpoint.ServeAt(gateway), w.telemetry.ServeAt(gateway))
 		},
 	})
 	w.Stage = New(Config{Dirs: dirs, Docker: engine, Images: images, Content: content.Files, Telemetry: w.telemetry.Address})

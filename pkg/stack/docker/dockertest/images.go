@@ -1,0 +1,26 @@
+package dockertest
+
+import (
+	"context"
+
+	"github.com/sandboxlabs/sandbox/pkg/image"
+	"github.com/sandboxlabs/sandbox/pkg/image/registry"
+	"github.com/sandboxlabs/sandbox/pkg/stack"
+)
+
+// Images is a store with its endpoint, as stages see it: stack.Images.
+type Images struct {
+	Store    *image.Store
+	Endpoint *registry.Server
+}
+
+// Ensure implements stack.Images by what is in the store.
+func (i Images) Ensure(_ context.Context, name string, _ stack.Progress) (stack.Image, error) {
+	img, err := i.Store.Resolve(name)
+	if err != nil {
+		return stack.Image{}, err
+	}
+	return stack.Image{
+		Ref: i.Endpoint.Address() + "/" + img.Name, Name: img.Name, Digest: img.Descriptor.Digest.String(), From: "local store",
+	}, nil
+}
