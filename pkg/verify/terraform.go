@@ -18,30 +18,34 @@ import (
 )
 
 // configuration needs no provider but the one that is part of tofu, so that it
-// works where no registry of providers is in reach. wait keeps the lock held.
+// works where no registry of providers is in reach. With hold, the apply says in
+// a file that it has the lock, and keeps it until another file is there.
 const configuration = `terraform {
   backend "s3" {
     key = "sandbox-verify/terraform.tfstate"
   }
 }
 
-variable "wait" {
+variable "hold" {
   default = 0
 }
 
 resource "terraform_data" "proof" {
   input = "sandbox verify"
   provisioner "local-exec" {
-    command = "sleep ${var.wait}"
+    command = "[ ${var.hold} = 0 ] || { touch ` + heldFile + `; for i in $(seq ${var.hold}); do [ -e ` + releaseFile + ` ] || sleep 0.1; done; }"
   }
 }
 `
 
 const (
 	workspace = "sandbox-verify"
-	// holdLock is how long the first of two holds the lock, in seconds; a second
-	// is refused as soon as it has looked.
-	holdLock    = "20"
+	// holdLock is how long the first of two keeps the lock at most, in tenths of a
+	// second; it lets go when the second was refused.
+	holdLock    = "300"
+	heldFile    = "held"
+	releaseFile = "release"
+	cliConfig   = "tofurc"
 	tofuTimeout = time.Minute
 )
 
@@ -65,8 +69,10 @@ func (w *Walk) locks(ctx context.Context, p stack.Progress) error {
 	if err := os.MkdirAll(w.Folder, 0o700); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(w.Folder, "main.tf"), []byte(configuration), 0o600); err != nil {
-		return err
+	for name, content := range map[string]string{"main.tf": configuration, cliConfig: ""} {
+		if err := os.WriteFile(filepath.Join(w.Folder, name), []byte(content), 0o600); err != nil {
+			return err
+		}
 	}
 	if _, err := terraform.InitDir(w.Folder, options); err != nil {
 		return err
@@ -88,7 +94,7 @@ func (w *Walk) locks(ctx context.Context, p stack.Progress) error {
 	if err != nil {
 		return err
 	}
-	if err := contend(ctx, tofu); err != nil {
+	if err := contend(ctx, w.Folder, tofu); err != nil {
 		return err
 	}
 	for _, args := range [][]string{
@@ -103,30 +109,39 @@ func (w *Walk) locks(ctx context.Context, p stack.Progress) error {
 	return kept(p, "in s3://%s; a second apply was refused while the first held the lock", options.Bucket)
 }
 
-// contend starts an apply, and another while that holds the lock.
-func contend(ctx context.Context, tofu func(context.Context, ...string) (string, error)) error {
+// contend starts an apply, and another once that holds the lock: a plan takes
+// the lock too, and must not be what the first is refused for.
+func contend(ctx context.Context, folder string, tofu func(context.Context, ...string) (string, error)) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	first := make(chan error, 1)
 	go func() {
-		_, err := tofu(ctx, "apply", "-input=false", "-auto-approve", "-replace=terraform_data.proof", "-var=wait="+holdLock)
+		_, err := tofu(ctx, "apply", "-input=false", "-auto-approve", "-replace=terraform_data.proof", "-var=hold="+holdLock)
 		first <- err
 	}()
-	for {
-		_, err := tofu(ctx, "plan", "-input=false", "-lock-timeout=0s")
-		if err != nil && strings.Contains(err.Error(), "acquiring the state lock") {
-			break
-		}
-		if err != nil && ctx.Err() == nil {
-			return err
-		}
+	for held := false; !held; {
 		select {
 		case err := <-first:
-			return errors.Join(errors.New("no second was refused while the first held the lock"), err)
-		default:
+			cancel()
+			return errors.Join(errors.New("the first apply ended before it said that it holds the lock"), err)
+		case <-time.After(50 * time.Millisecond):
+			_, err := os.Stat(filepath.Join(folder, heldFile))
+			held = err == nil
 		}
 	}
-	return <-first
+	_, second := tofu(ctx, "apply", "-input=false", "-auto-approve", "-lock-timeout=0s")
+	err := os.WriteFile(filepath.Join(folder, releaseFile), nil, 0o600)
+	if err != nil {
+		cancel()
+	}
+	err = errors.Join(err, <-first)
+	cancel()
+	switch {
+	case second == nil:
+		return errors.Join(errors.New("a second apply was not refused while the first held the lock"), err)
+	case !strings.Contains(second.Error(), "acquiring the state lock"):
+		return errors.Join(second, err)
+	}
+	return err
 }
 
 // tofu runs the program in the walk's folder.
@@ -135,7 +150,9 @@ func (w *Walk) tofu(ctx context.Context, program string, args ...string) (string
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = w.Folder
-	cmd.Env = append(os.Environ(), "TF_IN_AUTOMATION=1", "CHECKPOINT_DISABLE=1", "NO_COLOR=1", "TF_DATA_DIR=", "TF_CLI_ARGS=", "TF_WORKSPACE=")
+	// Settings of whoever started the daemon are not for this.
+	cmd.Env = append(os.Environ(), "TF_IN_AUTOMATION=1", "CHECKPOINT_DISABLE=1", "NO_COLOR=1", "TF_DATA_DIR=", "TF_CLI_ARGS=", "TF_WORKSPACE=",
+		"TF_CLI_CONFIG_FILE="+filepath.Join(w.Folder, cliConfig))
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it lets go of the lock
 	cmd.WaitDelay = 10 * time.Second
 	var out, errs strings.Builder
