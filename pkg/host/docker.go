@@ -114,23 +114,33 @@ func installDocker(ctx context.Context) (with string, err error) {
 		if err != nil {
 			continue
 		}
-		install := exec.CommandContext(ctx, tool, p.argv...)
-		install.Env = append(install.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		out, err := install.CombinedOutput()
+		err = install(ctx, tool, p.argv)
 		if err != nil && p.manager == "apt-get" {
 			// The lists may be absent, or older than the mirror.
-			if out, err = exec.CommandContext(ctx, tool, "-qq", "update").CombinedOutput(); err == nil {
-				again := exec.CommandContext(ctx, tool, p.argv...)
-				again.Env = install.Env
-				out, err = again.CombinedOutput()
+			if err = install(ctx, tool, []string{"-qq", "update"}); err == nil {
+				err = install(ctx, tool, p.argv)
 			}
 		}
 		if err != nil {
-			return "", fmt.Errorf("%s %s: %w: %s", p.manager, strings.Join(p.argv, " "), err, strings.TrimSpace(string(out)))
+			return "", err
+		}
+		// Debian has the client in a package of its own from 13 on, and none of
+		// that name before.
+		if _, err := findTool("docker"); err != nil && p.manager == "apt-get" {
+			return p.manager, install(ctx, tool, []string{"-qq", "-y", "--no-install-recommends", "install", "docker-cli"})
 		}
 		return p.manager, nil
 	}
 	return "", errors.New("no package manager that is known here: see docs.docker.com/engine/install")
+}
+
+func install(ctx context.Context, manager string, argv []string) error {
+	cmd := exec.CommandContext(ctx, manager, argv...)
+	cmd.Env = append(cmd.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", filepath.Base(manager), strings.Join(argv, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
 }
 
 // dockerAnswers waits until the engine does.
