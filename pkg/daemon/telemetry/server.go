@@ -55,9 +55,9 @@ type Server struct {
 	Log      *zap.Logger
 
 	mu   sync.Mutex
-	ctx  context.Context //nolint:containedctx // of Start, which the listeners that come later end with
-	at   []netip.AddrPort
-	note string // why it does not listen where it should
+	ctx  context.Context  //nolint:containedctx // of Start, which the listeners that come later end with
+	at   []netip.AddrPort // the last is the current one
+	note string           // why it does not listen where it should
 }
 
 // Start has what ServeAt begins end with ctx.
@@ -79,7 +79,9 @@ func (s *Server) ServeAt(addr netip.Addr) error {
 	if s.ctx == nil {
 		return fmt.Errorf("telemetry at %s: not started: %w", addr, errdefs.ErrFailedPrecondition)
 	}
-	if slices.ContainsFunc(s.at, func(a netip.AddrPort) bool { return a.Addr() == addr }) {
+	if i := slices.IndexFunc(s.at, func(a netip.AddrPort) bool { return a.Addr() == addr }); i >= 0 {
+		at := s.at[i]
+		s.at = append(slices.Delete(s.at, i, i+1), at)
 		return nil
 	}
 	network, err := networkOf(addr)
@@ -149,14 +151,15 @@ func explain(at netip.AddrPort, err error) string {
 	return "the port is taken"
 }
 
-// Address is the first at which it serves; false if there is none.
+// Address is the one that ServeAt was told last: Docker's network, made anew, may
+// have another. False if it serves at none.
 func (s *Server) Address() (netip.AddrPort, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.at) == 0 {
 		return netip.AddrPort{}, false
 	}
-	return s.at[0], true
+	return s.at[len(s.at)-1], true
 }
 
 // Status is the server as one row of a listing; false if nobody has asked for
@@ -166,7 +169,7 @@ func (s *Server) Status() (api.StatusItem, bool) {
 	defer s.mu.Unlock()
 	switch {
 	case len(s.at) > 0:
-		return api.StatusItem{What: "telemetry", Where: s.at[0].String(), State: "up", Note: "metrics, targets and alerts, for Docker's network"}, true
+		return api.StatusItem{What: "telemetry", Where: s.at[len(s.at)-1].String(), State: "up", Note: "metrics, targets and alerts, for Docker's network"}, true
 	case s.note != "":
 		return api.StatusItem{What: "telemetry", State: "degraded", Note: s.note}, true
 	}

@@ -143,6 +143,15 @@ func TestServeAt(t *testing.T) {
 	if item, ok := s.Status(); !ok || item.State != "up" || item.Where != at.String() {
 		t.Errorf("%+v, %t", item, ok)
 	}
+	// The network that was made anew has another gateway, and then the first one again.
+	for _, now := range []string{"127.0.0.2", "127.0.0.1"} {
+		if err := s.ServeAt(netip.MustParseAddr(now)); err != nil {
+			t.Fatal(err)
+		}
+		if at, _ := s.Address(); at.Addr().String() != now {
+			t.Errorf("the address is %s, want %s", at, now)
+		}
+	}
 	// A second one finds the port taken, and says by whom.
 	second := &Server{Port: at.Port(), Metrics: say("y")}
 	second.Start(ctx)
