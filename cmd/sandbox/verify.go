@@ -41,7 +41,7 @@ func newWalk(t tried, log *zap.Logger) *verify.Walk {
 		Engine: t.engine, Images: t.containers.Images, Cluster: t.cluster, Monitoring: t.monitoring,
 		Alerts: t.observed.alerts.List, Log: log.Named("verify"),
 		NoMemoryLimit: func() string { return t.host.Lacks("memory") },
-		Tofu:          tofu(t.dirs, t.images), Folder: t.dirs.StageDir("verify"),
+		Tofu:          tofu(t.dirs, t.images), Folder: t.dirs.StageDir("verify"), Plugins: t.dirs.Providers(),
 		Terraform: func() (terraform.Options, error) {
 			settings, err := stack.Kept(t.dirs)
 			return terraform.Options{

@@ -38,7 +38,8 @@ func (d Dirs) Recipes() string          { return filepath.Join(d.Root, "recipes"
 func (d Dirs) Leases() string           { return filepath.Join(d.Root, "network", "leases.json") }
 func (d Dirs) Stage(name string) string { return filepath.Join(d.Root, "stages", name+".json") }
 func (d Dirs) Alerts() string           { return filepath.Join(d.Root, "alerts.json") }
-func (d Dirs) RunKind() string          { return filepath.Join(d.Run, "kind") } // what kind writes and nobody reads
+func (d Dirs) Providers() string        { return filepath.Join(d.Root, "providers") } // Terraform's
+func (d Dirs) RunKind() string          { return filepath.Join(d.Run, "kind") }       // what kind writes and nobody reads
 func (d Dirs) Change(id string) string  { return filepath.Join(d.Root, "changes", id+".json") }
 func (d Dirs) Containers() string       { return filepath.Join(d.Root, "containers") }
 func (d Dirs) RunContainers() string    { return filepath.Join(d.Run, "containers") }

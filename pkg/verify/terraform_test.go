@@ -26,7 +26,7 @@ func (l *tofuLock) run(ctx context.Context, args ...string) (string, error) {
 	}
 	if !l.broken {
 		if !l.TryLock() {
-			return "", errors.New("Error acquiring the state lock")
+			return "", &lockedError{err: errors.New("locked")}
 		}
 		defer l.Unlock()
 	}
@@ -60,5 +60,21 @@ func TestContend(t *testing.T) {
 	failed := func(context.Context, ...string) (string, error) { return "", errors.New("no bucket") }
 	if err := contend(t.Context(), t.TempDir(), failed); err == nil || !strings.Contains(err.Error(), "no bucket") {
 		t.Errorf("an apply that fails: %v", err)
+	}
+}
+
+// TestLocked: whoever has the lock is known by what terraform says, colours and
+// all, and how it says it.
+func TestLocked(t *testing.T) {
+	folder := t.TempDir()
+	script := filepath.Join(folder, "terraform")
+	says := "#!/bin/sh\nprintf '\\033[31m╷\\033[0m\\n│ \\033[1mError: Error acquiring the state lock\\033[0m\\n│ Lock Info:\\n│   ID:        fa15dda3-eadb\\n│   Path: x\\n╵\\n' >&2; exit 1\n"
+	if err := os.WriteFile(script, []byte(says), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err := (&tofu{program: script, folder: folder}).run(t.Context(), "apply")
+	locked := (*lockedError)(nil)
+	if !errors.As(err, &locked) || locked.id != "fa15dda3-eadb" || strings.ContainsAny(err.Error(), "\x1b│") {
+		t.Errorf("%q", err)
 	}
 }

@@ -40,8 +40,8 @@ type Config struct {
 	Tofu func(context.Context) (string, error)
 	// Terraform is how one is pointed at the stage aws.
 	Terraform func() (terraform.Options, error)
-	// Folder is the walk's own, for files.
-	Folder string
+	// Folder is the walk's own, for files; Plugins keeps providers for the next.
+	Folder, Plugins string
 	// Alerts are those that the daemon has received.
 	Alerts func() []api.Alert
 	Log    *zap.Logger
@@ -89,6 +89,7 @@ func (w *Walk) promises() []promise {
 		{"metrics", "Prometheus has the app's metrics", []string{"deployed", "quiet"}, w.measures},
 		{"panels", "every panel of the dashboard has data", []string{"metrics"}, w.shows},
 		{"state", "Terraform's state is kept in S3, and locked", nil, w.locks},
+		{"vpc", "Terraform builds a VPC, and finds it as it is", []string{"state"}, w.builds},
 		{"alert", "errors become an alert, which arrives, and ends", []string{"metrics"}, w.alerts},
 	}
 }

@@ -1,10 +1,11 @@
-// Package verify holds the manifests that `sandbox verify` applies. Images are
-// named by their recipes.
+// Package verify holds what `sandbox verify` applies: manifests, whose images are
+// named by their recipes, and configurations of Terraform.
 package verify
 
 import "embed"
 
-// Files are folders with manifests/ in each: app, policy and volume.
+// Files are folders with manifests/ in each (app, policy and volume), and
+// terraform/ with a folder for each configuration (state and vpc).
 //
-//go:embed app policy volume
+//go:embed app policy volume terraform
 var Files embed.FS
