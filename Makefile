@@ -57,11 +57,13 @@ conformance: setup-test bin/sandbox-runtime
 	@scripts/conformance
 
 BENCH_ALONE := unshare --mount --pid --net --fork --kill-child --mount-proc --propagation private
+STORE := $(if $(wildcard $(RECIPES_STATE)/images/index.json),-store $(RECIPES_STATE))
 bench: setup-test build
-	@$(GOBUILD) -o bin/bench ./scripts/bench
+	@$(GOBUILD) -o bin/ ./scripts/bench ./scripts/runc-within-bounds sigs.k8s.io/kind
 	@scripts/with-cgroup2 bin/bench runtimes
 	@$(SUDO) $(BENCH_ALONE) bin/bench engines
-	@$(SUDO) $(BENCH_ALONE) bin/bench $(if $(wildcard $(RECIPES_STATE)/images/index.json),-store $(RECIPES_STATE)) images
+	@$(SUDO) $(BENCH_ALONE) bin/bench $(STORE) images
+	@$(if $(STORE),$(SUDO) $(BENCH_ALONE) bin/bench $(STORE) stacks,echo 'no stack without the images of the recipes: go test ./images -run TestRecipes')
 
 lint:
 	@scripts/lint

@@ -5,6 +5,7 @@
 //	bench runtimes    sandbox-runtime, crun and runc; where /sys/fs/cgroup is cgroup2
 //	bench engines     sandbox and docker, each with its daemon
 //	bench images      the same two and containerd: builds, unpacking, bytes on disk
+//	bench stacks      sandbox up, beside kind, kubectl and docker one after another
 //
 // It must run as root, in namespaces of its own: `make bench` arranges that.
 package main
@@ -20,8 +21,8 @@ import (
 )
 
 func main() {
-	n := flag.Int("n", 0, "turns of each competitor (default 200 for runtimes, 30 for engines, 5 for images)")
-	store := flag.String("store", "", "images: state folder with recipes' images to weigh, such as that of the recipes' tests")
+	n := flag.Int("n", 0, "turns of each competitor (default 200 for runtimes, 30 for engines, 5 for images, 3 for stacks)")
+	store := flag.String("store", "", "images, stacks: state folder with the recipes' images, such as that of the recipes' tests")
 	flag.Parse()
 	tmp, err := os.MkdirTemp("", "sandbox-bench.")
 	if err == nil {
@@ -32,8 +33,10 @@ func main() {
 			err = engines(tmp, *n)
 		case "images":
 			err = images(tmp, *n, *store)
+		case "stacks":
+			err = stacks(tmp, *n, *store)
 		default:
-			err = fmt.Errorf("usage: bench [-n N] [-store FOLDER] runtimes|engines|images")
+			err = fmt.Errorf("usage: bench [-n N] [-store FOLDER] runtimes|engines|images|stacks")
 		}
 	}
 	os.RemoveAll(tmp)
