@@ -75,6 +75,7 @@ type Daemon struct {
 	keeper   *keeper
 	sessions *sessions
 	gate     *gate
+	settings *stack.Settings
 
 	// stopping ends when the daemon begins to stop, alive when all requests
 	// have ended.
@@ -87,7 +88,7 @@ type Daemon struct {
 
 // New returns a daemon that does not run yet.
 func New(cfg Config) *Daemon {
-	return &Daemon{Config: cfg, gid: -1, gate: newGate()}
+	return &Daemon{Config: cfg, gid: -1, gate: newGate(), settings: &stack.Settings{Dirs: cfg.Dirs}}
 }
 
 // Run serves until ctx ends, SIGTERM or SIGINT arrives, or a purge is done.
@@ -221,7 +222,7 @@ func (d *Daemon) plan(kind string, options json.RawMessage) (*stack.Plan, error)
 		if err := json.Unmarshal(options, &opts); err != nil {
 			return nil, fmt.Errorf("options of up: %w", err)
 		}
-		return d.Stack.Up(opts)
+		return d.planUp(opts)
 	case api.ChangeDown:
 		var opts api.DownOptions
 		if err := json.Unmarshal(options, &opts); err != nil {

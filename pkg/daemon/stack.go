@@ -42,14 +42,25 @@ func (d *Daemon) postUp(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(w, r, &opts); err != nil {
 		return err
 	}
-	if _, err := d.Stack.Up(opts); err != nil {
-		return err // before anything of it is remembered
-	}
-	opts, err := stack.Remember(d.Dirs, opts)
-	if err != nil {
+	if err := d.Stack.Check(opts.Settings); err != nil {
 		return err
 	}
 	return d.begin(w, api.ChangeUp, opts)
+}
+
+// planUp makes the plan of an `up` with these choices, and those of former ones.
+func (d *Daemon) planUp(opts api.UpOptions) (*stack.Plan, error) {
+	chosen := opts.Settings
+	var err error
+	if opts.Settings, err = d.settings.Complete(chosen); err != nil {
+		return nil, err
+	}
+	plan, err := d.Stack.Up(opts)
+	if err != nil {
+		return nil, err
+	}
+	plan.Succeeded(func(stage string) error { return d.settings.Remember(chosen, d.Stack.Choices(stage)) })
+	return plan, nil
 }
 
 func (d *Daemon) postDown(w http.ResponseWriter, r *http.Request) error {

@@ -16,6 +16,9 @@ import (
 // shown, and compared with another.
 type Plan struct {
 	nodes []node
+	// succeeded is told of each stage whose steps have all succeeded; may be
+	// nil. Its error is the stage's.
+	succeeded func(stage string) error
 }
 
 // node is one stage of a plan; after are the stages to wait for, if planned. One
@@ -41,6 +44,10 @@ func (p *Plan) Add(stage string, after []string, steps ...Step) {
 func (p *Plan) AddLast(stage string, steps ...Step) {
 	p.nodes = append(p.nodes, node{stage: stage, steps: steps, last: true})
 }
+
+// Succeeded has do called when a stage is where it was to get, before those
+// that wait for it begin. Stages may call it at the same time.
+func (p *Plan) Succeeded(do func(stage string) error) { p.succeeded = do }
 
 // Skip is the error of a step that this machine gives no occasion for. It does
 // not count as a failure, but what needs the step is skipped as well.
@@ -106,6 +113,9 @@ func (p *Plan) Run(ctx context.Context, update func(api.Task)) error {
 				}
 			}
 			r.err = n.run(ctx, update)
+			if r.err == nil && p.succeeded != nil {
+				r.err = p.succeeded(n.stage)
+			}
 			var skip *Skip
 			switch {
 			case r.err == nil:

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"slices"
+	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -18,34 +21,98 @@ const maxNodes = 10
 // settingsName is that of the settings' file among those of the stages.
 const settingsName = "settings"
 
-// Remember completes options by what earlier ones have chosen, and keeps the
-// result for the next.
-func Remember(dirs state.Dirs, opts api.UpOptions) (api.UpOptions, error) {
-	if opts.Nodes < 0 || opts.Nodes > maxNodes {
-		return opts, fmt.Errorf("a cluster of %d nodes: it may have 1 to %d: %w", opts.Nodes, maxNodes, errdefs.ErrInvalidArgument)
+// Choices are what of api.Settings concerns a stage.
+type Choices struct {
+	Ports []string // services that can be moved to other ports
+	Nodes bool
+}
+
+// Chooser is a Stage that some of api.Settings concern.
+type Chooser interface{ Choices() Choices }
+
+// choices are those of a stage.
+func choices(s Stage) Choices {
+	if c, ok := s.(Chooser); ok {
+		return c.Choices()
 	}
-	kept, err := Kept(dirs)
+	return Choices{}
+}
+
+// Check refuses settings that no stage can follow.
+func (g *Graph) Check(chosen api.Settings) error {
+	if chosen.Nodes < 0 || chosen.Nodes > maxNodes {
+		return fmt.Errorf("a cluster of %d nodes: it may have 1 to %d: %w", chosen.Nodes, maxNodes, errdefs.ErrInvalidArgument)
+	}
+	var known []string
+	for _, s := range g.stages {
+		known = append(known, choices(s).Ports...)
+	}
+	slices.Sort(known)
+	for _, name := range slices.Sorted(maps.Keys(chosen.Ports)) {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("unknown service %q: those with a port are %s: %w", name, strings.Join(known, ", "), errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// Settings keeps the choices of an `up` for the next, each when the stage that
+// it concerns is up: a port that could not be had is not asked for again.
+type Settings struct {
+	Dirs state.Dirs
+	mu   sync.Mutex // stages end side by side
+}
+
+// Complete adds what is kept to what was chosen.
+func (s *Settings) Complete(chosen api.Settings) (api.Settings, error) {
+	kept, err := Kept(s.Dirs)
 	if err != nil {
-		return opts, err
+		return chosen, err
 	}
-	if opts.Nodes == 0 {
-		opts.Nodes = kept.Nodes
+	return merge(kept, chosen), nil
+}
+
+// Remember keeps, of what was chosen, that which concerns one stage.
+func (s *Settings) Remember(chosen api.Settings, of Choices) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept, err := Kept(s.Dirs)
+	if err != nil {
+		return err
 	}
-	ports := maps.Clone(kept.Ports)
+	var concerned api.Settings
+	if of.Nodes {
+		concerned.Nodes = chosen.Nodes
+	}
+	for _, name := range of.Ports {
+		if port := chosen.Ports[name]; port != 0 {
+			concerned = merge(concerned, api.Settings{Ports: map[string]uint16{name: port}})
+		}
+	}
+	next := merge(kept, concerned)
+	if next.Nodes == kept.Nodes && maps.Equal(next.Ports, kept.Ports) {
+		return nil
+	}
+	return state.WriteJSON(s.Dirs.Stage(settingsName), next)
+}
+
+// merge returns old settings with newer ones in their place.
+func merge(old, newer api.Settings) api.Settings {
+	if newer.Nodes == 0 {
+		newer.Nodes = old.Nodes
+	}
+	ports := maps.Clone(old.Ports)
 	if ports == nil {
 		ports = map[string]uint16{}
 	}
-	maps.Copy(ports, opts.Ports)
-	if opts.Ports = ports; len(ports) == 0 {
-		opts.Ports = nil
+	maps.Copy(ports, newer.Ports)
+	if newer.Ports = ports; len(ports) == 0 {
+		newer.Ports = nil
 	}
-	if opts.Nodes == kept.Nodes && maps.Equal(opts.Ports, kept.Ports) {
-		return opts, nil
-	}
-	return opts, state.WriteJSON(dirs.Stage(settingsName), opts.Settings)
+	return newer
 }
 
-// Kept returns the choices that the last `up` has kept.
+// Kept returns the choices that are kept.
 func Kept(dirs state.Dirs) (s api.Settings, err error) {
 	err = state.ReadJSON(dirs.Stage(settingsName), &s)
 	if errors.Is(err, fs.ErrNotExist) {

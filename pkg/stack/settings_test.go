@@ -2,6 +2,7 @@ package stack
 
 import (
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -11,28 +12,71 @@ import (
 )
 
 func TestRemember(t *testing.T) {
-	dirs := state.Dirs{Root: t.TempDir()}
-	for i, tt := range []struct{ choose, want api.Settings }{
-		{api.Settings{}, api.Settings{}},
-		{api.Settings{Ports: map[string]uint16{"grafana": 3002}}, api.Settings{Ports: map[string]uint16{"grafana": 3002}}},
-		{api.Settings{Nodes: 3}, api.Settings{Nodes: 3, Ports: map[string]uint16{"grafana": 3002}}},
-		{api.Settings{}, api.Settings{Nodes: 3, Ports: map[string]uint16{"grafana": 3002}}},
+	s := Settings{Dirs: state.Dirs{Root: t.TempDir()}}
+	type ports = map[string]uint16
+	cluster, aws, monitoring := Choices{Nodes: true, Ports: []string{"ingress"}}, Choices{Ports: []string{"localstack"}}, Choices{Ports: []string{"grafana"}}
+	for i, tt := range []struct {
+		choose api.Settings
+		up     []Choices // the stages that came up with it
+		want   api.Settings
+	}{
+		{api.Settings{}, []Choices{cluster, aws, monitoring}, api.Settings{}},
+		{api.Settings{Ports: ports{"grafana": 3002}}, []Choices{cluster, aws}, api.Settings{}},
+		{api.Settings{Ports: ports{"grafana": 3002}}, []Choices{monitoring}, api.Settings{Ports: ports{"grafana": 3002}}},
+		{api.Settings{Nodes: 3, Ports: ports{"localstack": 1}}, []Choices{cluster}, api.Settings{Nodes: 3, Ports: ports{"grafana": 3002}}},
+		{api.Settings{Nodes: 2}, []Choices{aws, monitoring}, api.Settings{Nodes: 3, Ports: ports{"grafana": 3002}}},
 		{
-			api.Settings{Nodes: 1, Ports: map[string]uint16{"grafana": 3001, "aws": 4567}},
-			api.Settings{Nodes: 1, Ports: map[string]uint16{"grafana": 3001, "aws": 4567}},
+			api.Settings{Nodes: 1, Ports: ports{"grafana": 3001, "localstack": 4567}},
+			[]Choices{cluster, monitoring, aws},
+			api.Settings{Nodes: 1, Ports: ports{"grafana": 3001, "localstack": 4567}},
 		},
 	} {
-		got, err := Remember(dirs, api.UpOptions{Only: []string{"aws"}, Settings: tt.choose})
-		if err != nil || got.Nodes != tt.want.Nodes || !maps.Equal(got.Ports, tt.want.Ports) || len(got.Only) != 1 {
+		for _, up := range tt.up {
+			if err := s.Remember(tt.choose, up); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := s.Complete(api.Settings{})
+		if err != nil || got.Nodes != tt.want.Nodes || !maps.Equal(got.Ports, tt.want.Ports) {
 			t.Errorf("%d: %+v, %v, want %+v", i, got, err, tt.want)
 		}
 	}
-	for _, nodes := range []int{-1, maxNodes + 1} {
-		if _, err := Remember(dirs, api.UpOptions{Settings: api.Settings{Nodes: nodes}}); !errdefs.IsInvalidArgument(err) {
-			t.Errorf("%d nodes: %v", nodes, err)
-		}
+	got, err := s.Complete(api.Settings{Nodes: 2, Ports: ports{"ingress": 80, "grafana": 1}})
+	if err != nil || got.Nodes != 2 || !maps.Equal(got.Ports, ports{"ingress": 80, "grafana": 1, "localstack": 4567}) {
+		t.Errorf("what is chosen now goes first: %+v, %v", got, err)
 	}
-	if got, err := Remember(dirs, api.UpOptions{}); err != nil || got.Nodes != 1 {
-		t.Errorf("after what was refused: %+v, %v", got, err)
+}
+
+// chooser is a stage that settings concern.
+type chooser struct {
+	fakeStage
+	choices Choices
+}
+
+func (c *chooser) Choices() Choices { return c.choices }
+
+func TestCheckSettings(t *testing.T) {
+	g, err := New(
+		&chooser{fakeStage{name: "cluster"}, Choices{Nodes: true, Ports: []string{"ingress"}}},
+		&chooser{fakeStage{name: "aws"}, Choices{Ports: []string{"localstack"}}},
+		&fakeStage{name: "internals"},
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		chosen api.Settings
+		want   string // "" when it is in order
+	}{
+		{api.Settings{}, ""},
+		{api.Settings{Nodes: maxNodes, Ports: map[string]uint16{"ingress": 80, "localstack": 81}}, ""},
+		{api.Settings{Nodes: -1}, "1 to 10"},
+		{api.Settings{Nodes: maxNodes + 1}, "1 to 10"},
+		{api.Settings{Ports: map[string]uint16{"ingres": 80}}, `unknown service "ingres": those with a port are ingress, localstack`},
+	} {
+		err := g.Check(tt.chosen)
+		if tt.want == "" && err != nil || tt.want != "" && (!errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%+v: %v, want %q", tt.chosen, err, tt.want)
+		}
 	}
 }

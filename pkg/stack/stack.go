@@ -111,6 +111,16 @@ func (g *Graph) Names() []string {
 	return names
 }
 
+// Choices are what of api.Settings concerns the stage of a name.
+func (g *Graph) Choices(stage string) Choices {
+	for _, s := range g.stages {
+		if s.Name() == stage {
+			return choices(s)
+		}
+	}
+	return Choices{}
+}
+
 // Up plans to bring stages up: those of opts.Only with all that they need, or
 // all; less those of opts.Without and all that need them.
 func (g *Graph) Up(opts api.UpOptions) (*Plan, error) {

@@ -99,7 +99,7 @@ func (m *Manager) Begin(kind string, options any) (api.ChangeRef, error) {
 		return api.ChangeRef{}, fmt.Errorf("%w: %w", errStopped, errdefs.ErrUnavailable)
 	}
 	if r := m.running; r != nil {
-		if r.Kind == kind && string(r.Options) == string(raw) || r.Kind == api.ChangeUp && kind == r.Kind && covers(r.Tasks, plan.Tasks()) {
+		if r.Kind == kind && (string(r.Options) == string(raw) || kind == api.ChangeUp && covers(r.Tasks, plan.Tasks()) && choosesNothing(raw)) {
 			return api.ChangeRef{ID: r.ID, Joined: true}, nil
 		}
 		return api.ChangeRef{}, &busyError{id: r.ID, kind: r.Kind}
@@ -143,6 +143,13 @@ func covers(all, some []api.Task) bool {
 		}
 	}
 	return true
+}
+
+// choosesNothing reports whether the options of an `up` have no settings: one
+// that has would not get them from another's.
+func choosesNothing(options json.RawMessage) bool {
+	var opts api.UpOptions
+	return json.Unmarshal(options, &opts) == nil && opts.Nodes == 0 && len(opts.Ports) == 0
 }
 
 func (m *Manager) nextID() string {

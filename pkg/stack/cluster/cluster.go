@@ -87,6 +87,11 @@ func (s *Stage) Name() string { return Name }
 // Needs implements stack.Stage.
 func (s *Stage) Needs() []string { return append([]string{docker.Name}, s.Builds...) }
 
+// Choices implements stack.Chooser.
+func (s *Stage) Choices() stack.Choices {
+	return stack.Choices{Nodes: true, Ports: []string{ServiceIngress, ServiceIngressTLS}}
+}
+
 // Up implements stack.Stage.
 func (s *Stage) Up(opts api.UpOptions) []stack.Step {
 	u := &up{Stage: s, opts: opts}

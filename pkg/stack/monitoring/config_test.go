@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/stack"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 	content "github.com/sandboxlabs/sandbox/sandbox/stack/monitoring"
@@ -292,3 +293,26 @@ func TestConnectWithout(t *testing.T) {
 type brokenCluster struct{ Cluster }
 
 func (brokenCluster) Reach(context.Context) (Reach, error) { return Reach{}, errors.New("broken") }
+
+// TestPortsOfAFailedUp: a port that an `up` asked for, and did not get there
+// with, is not the next one's.
+func TestPortsOfAFailedUp(t *testing.T) {
+	s := newStage(t)
+	configure := func(chosen map[string]uint16) string {
+		t.Helper()
+		if err := s.Up(api.UpOptions{Settings: api.Settings{Ports: chosen}})[0].Do(t.Context(), stack.Progress{}); err != nil {
+			t.Fatal(err)
+		}
+		set, err := s.settings()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(set.Ports)
+	}
+	if got := configure(map[string]uint16{"prometheus": 22}); got != "map[prometheus:22]" {
+		t.Error(got)
+	}
+	if got := configure(nil); got != "map[]" {
+		t.Errorf("the next up: %s", got)
+	}
+}

@@ -7,8 +7,10 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -55,17 +57,31 @@ func (s *Stage) Name() string { return Name }
 // Needs implements stack.Stage.
 func (s *Stage) Needs() []string { return append([]string{docker.Name}, s.Builds...) }
 
+// Choices implements stack.Chooser.
+func (s *Stage) Choices() stack.Choices {
+	return stack.Choices{Ports: slices.Sorted(maps.Keys(ports))}
+}
+
 // Up implements stack.Stage. Alertmanager comes before Prometheus, which would
 // else complain of it at first, and Grafana last: it may not be to be had.
 func (s *Stage) Up(opts api.UpOptions) []stack.Step {
 	return []stack.Step{
-		{Name: "configuration", Do: func(ctx context.Context, p stack.Progress) error { return s.configure(ctx, opts.Ports, p) }},
+		{Name: "configuration", Do: func(ctx context.Context, p stack.Progress) error { return s.configure(ctx, moved(opts.Ports), p) }},
 		{Name: "alertmanager", Do: s.run((*settings).alertmanager)},
 		{Name: "node-exporter", Do: s.run((*settings).nodeExporter)},
 		{Name: "prometheus", Do: s.run((*settings).prometheus)},
 		{Name: "grafana", Do: s.grafana},
 		{Name: "cluster", Do: s.Connect},
 	}
+}
+
+// moved is never nil: without a choice the ports are the usual ones again, also
+// after a choice that did not work out.
+func moved(chosen map[string]uint16) map[string]uint16 {
+	if chosen == nil {
+		return map[string]uint16{}
+	}
+	return chosen
 }
 
 // Down implements stack.Stage. What was measured stays in the volumes, unless
