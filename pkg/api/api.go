@@ -102,6 +102,11 @@ type StatusItem struct {
 type UpOptions struct {
 	Only    []string `json:"only,omitempty"`
 	Without []string `json:"without,omitempty"`
+	// Archive is the absolute path of an archive of images: what of them is not
+	// in the store is imported before anything else.
+	Archive string `json:"archive,omitempty"`
+	// Offline asks no registry, and builds nothing that needs the network.
+	Offline bool `json:"offline,omitempty"`
 	// User is who asks; nil when nobody does, as at boot.
 	User *User `json:"user,omitempty"`
 	Settings
@@ -156,4 +161,14 @@ type Task struct {
 	Total  int64         `json:"total,omitempty"`
 	Took   time.Duration `json:"took_ns,omitempty"`
 	Error  string        `json:"error,omitempty"`
+	// Images are those that the step works with.
+	Images []UsedImage `json:"images,omitempty"`
+}
+
+// UsedImage is an image that a stage works with.
+type UsedImage struct {
+	Name string `json:"name"` // in the store
+	// From is where `up` had it from: "local store", "archive FILE", "registry
+	// HOST", "recipe NAME".
+	From string `json:"from"`
 }

@@ -36,6 +36,9 @@ type ImagePull struct {
 	// Recipes is the folder of recipes to use, absolute; empty: those that
 	// sandbox comes with.
 	Recipes string `json:"recipes,omitempty"`
+	// Offline keeps Resolve to this machine: no registry, and no recipe that
+	// needs the network.
+	Offline bool `json:"offline,omitempty"`
 }
 
 // Pulled answers a pull.

@@ -2,6 +2,9 @@ package cli
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -19,16 +22,22 @@ Starts the daemon where it does not run (a systemd unit, or a process of its
 own), then looks at every part and makes what is missing. It may be run at any
 time: after a crash, a reboot or a Ctrl-C it repairs. Needs root.
 
+An image that is not in the local store comes from the archive, from upstream's
+registry, or from its recipe, in this order.
+
 EXAMPLES
   sudo sandbox up
   sudo sandbox up --only internals
   sudo sandbox up --nodes 3 --port grafana=3002
+  sudo sandbox up --offline --archive stack.tar
   sudo sandbox up --json`,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "only", Usage: "bring up these `STAGES`, separated by commas, and what they need"},
 			&cli.StringSliceFlag{Name: "without", Usage: "leave out these `STAGES`, and what needs them"},
 			&cli.IntFlag{Name: "nodes", Usage: "make the cluster of `N` nodes, from now on", Value: 1},
 			&cli.StringSliceFlag{Name: "port", Usage: "let a service have another port of this machine: `NAME=PORT`"},
+			&cli.StringFlag{Name: "archive", Usage: "take images that are missing from `FILE` first, as image export writes it"},
+			&cli.BoolFlag{Name: "offline", Usage: "ask no registry, and build nothing that needs the network", DisableDefaultText: true},
 			jsonFlag(),
 		},
 		Action: p.action(0, 0, p.up),
@@ -36,7 +45,7 @@ EXAMPLES
 }
 
 func (p *program) up(ctx context.Context, c *cli.Context) error {
-	opts := api.UpOptions{Only: splitList(c.StringSlice("only")), Without: splitList(c.StringSlice("without"))}
+	opts := api.UpOptions{Only: splitList(c.StringSlice("only")), Without: splitList(c.StringSlice("without")), Offline: c.Bool("offline")}
 	if c.IsSet("nodes") { // otherwise it is what it was
 		if opts.Nodes = c.Int("nodes"); opts.Nodes < 1 {
 			return usagef("--nodes %d: a cluster has one node at least", opts.Nodes)
@@ -46,6 +55,11 @@ func (p *program) up(ctx context.Context, c *cli.Context) error {
 	var err error
 	if opts.Ports, err = movedPorts(splitList(c.StringSlice("port"))); err != nil {
 		return err
+	}
+	if file := c.String("archive"); file != "" {
+		if opts.Archive, err = readableArchive(file); err != nil {
+			return err
+		}
 	}
 	if err := p.ensureDaemon(ctx, p.preflight); err != nil {
 		return err
@@ -69,6 +83,25 @@ func (p *program) up(ctx context.Context, c *cli.Context) error {
 		return err
 	}
 	return statusTable(p.Term.OutStyle(), status).Write(p.Term.Stdout(), p.Term.OutStyle())
+}
+
+// readableArchive looks at an archive before anything is begun, as the user who
+// asks: the daemon, being root, could open others. It returns the whole path,
+// for the daemon has another working folder.
+func readableArchive(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no file: --archive wants one that sandbox image export has written", file)
+	}
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(file)
 }
 
 // movedPorts reads the values of --port, NAME=PORT.

@@ -82,6 +82,22 @@ func (f *fakeImages) Recipes(_ context.Context, folder string) ([]api.Recipe, er
 	return []api.Recipe{{Name: "prometheus", Description: folder}}, nil
 }
 
+func (f *fakeImages) ImportMissing(ctx context.Context, r io.Reader, progress func(int64)) ([]api.Image, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	progress(int64(len(b)))
+	if string(b) == "broken" {
+		return nil, fmt.Errorf("this is no archive: %w", errdefs.ErrInvalidArgument)
+	}
+	var images []api.Image
+	for _, name := range strings.Fields(string(b)) {
+		images = append(images, api.Image{Name: name})
+	}
+	return images, nil
+}
+
 func (f *fakeImages) Import(_ context.Context, r io.Reader, name string) ([]api.Image, error) {
 	if name == "broken" {
 		// An archive that is refused by its first bytes.

@@ -33,6 +33,8 @@ type Images interface {
 	Prune(ctx context.Context, opts api.ImagePrune) (api.Pruned, error)
 	// Import reads an archive; a name is instead of the archive's own.
 	Import(ctx context.Context, archive io.Reader, name string) ([]api.Image, error)
+	// ImportMissing keeps of an archive what the store has not, and returns that.
+	ImportMissing(ctx context.Context, archive io.Reader, progress func(bytes int64)) ([]api.Image, error)
 	// Export finds everything first: an error before the first byte is written
 	// is about what was asked for.
 	Export(ctx context.Context, w io.Writer, refs []string, format string) error

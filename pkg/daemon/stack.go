@@ -3,9 +3,14 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/stack"
@@ -45,6 +50,9 @@ func (d *Daemon) postUp(w http.ResponseWriter, r *http.Request) error {
 	if err := d.Stack.Check(opts.Settings); err != nil {
 		return err
 	}
+	if opts.Archive != "" && !filepath.IsAbs(opts.Archive) {
+		return fmt.Errorf("archive %q is not an absolute path: %w", opts.Archive, errdefs.ErrInvalidArgument)
+	}
 	return d.begin(w, api.ChangeUp, opts)
 }
 
@@ -60,7 +68,44 @@ func (d *Daemon) planUp(opts api.UpOptions) (*stack.Plan, error) {
 		return nil, err
 	}
 	plan.Succeeded(func(stage string) error { return d.settings.Remember(chosen, d.Stack.Choices(stage)) })
+	plan.Images = &stack.Sources{Offline: opts.Offline}
+	if opts.Archive != "" {
+		plan.AddFirst("archive", stack.Step{Name: filepath.Base(opts.Archive), Do: func(ctx context.Context, p stack.Progress) error {
+			return d.importArchive(ctx, opts.Archive, plan.Images, p)
+		}})
+	}
 	return plan, nil
+}
+
+// importArchive keeps what an archive has of images and the store has not.
+func (d *Daemon) importArchive(ctx context.Context, path string, sources *stack.Sources, p stack.Progress) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	images, err := d.Images.ImportMissing(ctx, f, func(done int64) { p.Bytes(done, info.Size()) })
+	if errdefs.IsInvalidArgument(err) {
+		return stack.WithHint(fmt.Errorf("archive %s: %w", path, err), "sandbox image export NAME... -o FILE writes one")
+	}
+	if err != nil {
+		return fmt.Errorf("archive %s: %w", path, err)
+	}
+	names := make([]string, len(images))
+	for i, img := range images {
+		names[i] = strings.TrimSuffix(img.Name, ":latest")
+		sources.Archived(img.Name, filepath.Base(path))
+	}
+	if len(images) == 0 {
+		p.Note("nothing of it was missing")
+	} else {
+		p.Note("missing were %s", strings.Join(names, ", "))
+	}
+	return nil
 }
 
 func (d *Daemon) postDown(w http.ResponseWriter, r *http.Request) error {

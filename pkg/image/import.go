@@ -21,6 +21,7 @@ const annotationContainerdName = "io.containerd.image.name"
 type ImportOptions struct {
 	Name     string            // instead of the archive's own; only for an archive of one image
 	Source   string            // SourceArchive when empty
+	Missing  bool              // leave out images whose names the store has
 	Progress func(bytes int64) // told how much of the archive has been read; may be nil
 }
 
@@ -75,6 +76,13 @@ func (s *Store) Import(ctx context.Context, r io.Reader, opts ImportOptions) (im
 				return nil, err
 			}
 		}
+		if opts.Missing {
+			if have, err := s.has(img); err != nil {
+				return nil, err
+			} else if have {
+				continue
+			}
+		}
 		img.Source = cmpOr(opts.Source, SourceArchive)
 		images = append(images, img)
 	}
@@ -86,6 +94,16 @@ func (s *Store) Import(ctx context.Context, r io.Reader, opts ImportOptions) (im
 		return nil, err
 	}
 	return images, s.publish(ctx, stage, images, referrers)
+}
+
+// has reports whether the store has an image of the same name, or, of one
+// without a name, the image.
+func (s *Store) has(img Image) (bool, error) {
+	_, err := s.Resolve(cmpOr(img.Name, img.Descriptor.Digest.String()))
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // publish moves the blobs of images and of what refers to them into the store,

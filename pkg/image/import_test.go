@@ -232,3 +232,31 @@ func TestStoreIsLayout(t *testing.T) {
 		t.Errorf("index %s, %v", b, err)
 	}
 }
+
+// TestImportMissing keeps of an archive what the store has not, and leaves alone
+// what it has under the same name.
+func TestImportMissing(t *testing.T) {
+	from, to := newStore(t), newStore(t)
+	importLayers(t, from, "app:v1", tarOf(t, file("a", "theirs")))
+	importLayers(t, from, "app:v2", tarOf(t, file("b", "2")))
+	ours := importLayers(t, to, "app:v1", tarOf(t, file("a", "ours")))
+	data := export(t, from, "", "app:v1", "app:v2")
+	for _, want := range []string{"app:v2", ""} {
+		images, err := to.Import(t.Context(), bytes.NewReader(data), ImportOptions{Missing: true})
+		must(t, err)
+		var got []string
+		for _, img := range images {
+			got = append(got, img.Name)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("imported %q, want %q", got, want)
+		}
+		if img, err := to.Resolve("app:v1"); err != nil || img.ID != ours.ID {
+			t.Errorf("ours is %v, %v", img.ID, err)
+		}
+		checkClean(t, to)
+	}
+	if _, err := to.Import(t.Context(), bytes.NewReader(data[:len(data)/2]), ImportOptions{Missing: true}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("half an archive of which nothing is missing: %v", err)
+	}
+}

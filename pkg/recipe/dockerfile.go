@@ -2,6 +2,7 @@ package recipe
 
 import (
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -20,6 +21,7 @@ type usage struct {
 	caches  map[string]int // IDs of cache mounts, with their lines
 	args    map[string]int // ARG names, with their lines
 	last    int            // line
+	network int            // line of the first instruction that may need the network; 0 for none
 }
 
 // scan reads a Dockerfile. args are the values that ARGs have in FROM.
@@ -68,12 +70,18 @@ func scan(dockerfile []byte, args map[string]string) usage {
 				stages[strings.ToLower(words[2])] = true
 			}
 		case "COPY", "ADD":
+			if len(words) > 0 && (strings.Contains(words[0], "://") || strings.HasPrefix(words[0], "git@")) {
+				u.needsNetwork(l.number)
+			}
 			for _, f := range flags {
 				if from, ok := strings.CutPrefix(f, "--from="); ok {
 					add(from, l.number, false)
 				}
 			}
 		case "RUN":
+			if !slices.Contains(flags, "--network=none") {
+				u.needsNetwork(l.number)
+			}
 			for _, f := range flags {
 				mount, ok := strings.CutPrefix(f, "--mount=")
 				if !ok {
@@ -92,6 +100,12 @@ func scan(dockerfile []byte, args map[string]string) usage {
 		}
 	}
 	return u
+}
+
+func (u *usage) needsNetwork(line int) {
+	if u.network == 0 {
+		u.network = line
+	}
 }
 
 func mountOptions(mount string) map[string]string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +16,9 @@ import (
 // Plan is what a change will do: known before it begins, so that it can be
 // shown, and compared with another.
 type Plan struct {
+	// Images are where its images may come from; may be nil.
+	Images *Sources
+
 	nodes []node
 	// succeeded is told of each stage whose steps have all succeeded; may be
 	// nil. Its error is the stage's.
@@ -22,11 +26,13 @@ type Plan struct {
 }
 
 // node is one stage of a plan; after are the stages to wait for, if planned. One
-// that is last waits for all others, and does not need their success.
+// that is last waits for all others, and does not need their success; all others
+// wait for one that is first, and need its.
 type node struct {
 	stage string
 	after []string
 	steps []Step
+	first bool
 	last  bool
 }
 
@@ -37,6 +43,11 @@ const lastTimeout = 2 * time.Minute
 // names in after, as far as they are planned, have succeeded.
 func (p *Plan) Add(stage string, after []string, steps ...Step) {
 	p.nodes = append(p.nodes, node{stage: stage, after: after, steps: steps})
+}
+
+// AddFirst plans steps without which nothing else is begun.
+func (p *Plan) AddFirst(stage string, steps ...Step) {
+	p.nodes = slices.Insert(p.nodes, 0, node{stage: stage, steps: steps, first: true})
 }
 
 // AddLast plans steps for the time when all others have ended, however they
@@ -84,8 +95,18 @@ func (p *Plan) Run(ctx context.Context, update func(api.Task)) error {
 	for _, n := range p.nodes {
 		results[n.stage] = &result{done: make(chan struct{})}
 	}
+	ctx = WithSources(ctx, p.Images)
+	var first []string
+	for _, n := range p.nodes {
+		if n.first {
+			first = append(first, n.stage)
+		}
+	}
 	var wg sync.WaitGroup
 	for _, n := range p.nodes {
+		if !n.first && !n.last {
+			n.after = slices.Concat(first, n.after)
+		}
 		r := results[n.stage]
 		wg.Go(func() {
 			defer close(r.done)

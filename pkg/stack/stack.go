@@ -52,6 +52,16 @@ func (p Progress) Bytes(done, total int64) {
 	p.change(func(t *api.Task) { t.Done, t.Total = done, total })
 }
 
+// Image says that the step works with an image.
+func (p Progress) Image(img Image) {
+	p.change(func(t *api.Task) {
+		used := api.UsedImage{Name: img.Name, From: img.From}
+		if !slices.Contains(t.Images, used) {
+			t.Images = append(slices.Clone(t.Images), used) // whoever was told has the old ones
+		}
+	})
+}
+
 func (p Progress) change(f func(*api.Task)) {
 	if p.update != nil {
 		p.update(f)

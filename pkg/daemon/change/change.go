@@ -145,11 +145,11 @@ func covers(all, some []api.Task) bool {
 	return true
 }
 
-// choosesNothing reports whether the options of an `up` have no settings: one
-// that has would not get them from another's.
+// choosesNothing reports whether the options of an `up` have no choices beside
+// that of stages: one that has would not get them from another's.
 func choosesNothing(options json.RawMessage) bool {
 	var opts api.UpOptions
-	return json.Unmarshal(options, &opts) == nil && opts.Nodes == 0 && len(opts.Ports) == 0
+	return json.Unmarshal(options, &opts) == nil && opts.Nodes == 0 && len(opts.Ports) == 0 && opts.Archive == "" && !opts.Offline
 }
 
 func (m *Manager) nextID() string {

@@ -20,7 +20,8 @@ type ForStack struct {
 
 // Ensure implements stack.Images.
 func (s ForStack) Ensure(ctx context.Context, name string, p stack.Progress) (stack.Image, error) {
-	got, err := s.Pull(ctx, api.ImagePull{Name: name, Resolve: true}, func(f api.Frame) { note(f, p) })
+	sources := stack.SourcesOf(ctx)
+	got, err := s.Pull(ctx, api.ImagePull{Name: name, Resolve: true, Offline: sources.Offline}, func(f api.Frame) { note(f, p) })
 	if err != nil {
 		return stack.Image{}, err
 	}
@@ -32,10 +33,16 @@ func (s ForStack) Ensure(ctx context.Context, name string, p stack.Progress) (st
 	if err != nil {
 		return stack.Image{}, fmt.Errorf("image %s: %w", img.Name, err)
 	}
-	return stack.Image{
+	from := got.From
+	if archive := sources.Archive(img.Name); archive != "" && !got.Fresh {
+		from = "archive " + archive
+	}
+	found := stack.Image{
 		Ref:  s.Address() + "/" + reference.FamiliarString(named),
-		Name: img.Name, Digest: img.Descriptor.Digest.String(), From: got.From,
-	}, nil
+		Name: img.Name, Digest: img.Descriptor.Digest.String(), From: from,
+	}
+	p.Image(found)
+	return found, nil
 }
 
 // note makes of what a pull or a build reports what a step shows of it.

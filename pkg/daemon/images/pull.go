@@ -96,7 +96,9 @@ func (s *Service) resolve(ctx context.Context, opts api.ImagePull) (api.Pulled, 
 	if err != nil {
 		e.warn(fmt.Sprintf("recipes cannot be read: %v", err))
 	}
-	if r == nil || r.Upstream != "" {
+	if opts.Offline {
+		missing.offline(r)
+	} else if r == nil || r.Upstream != "" {
 		img, host, err := s.fetch(ctx, opts, r)
 		switch {
 		case err == nil:
@@ -115,7 +117,17 @@ func (s *Service) resolve(ctx context.Context, opts api.ImagePull) (api.Pulled, 
 		missing.Tried = append(missing.Tried, "recipe "+r.Name+": upstream's image only")
 		return api.Pulled{}, missing
 	}
-	e.frame(api.Frame{Build: &api.BuildEvent{Recipe: r.Name, Instruction: "no registry has it: building from its recipe", Status: api.BuildRunning}})
+	if opts.Offline {
+		why, err := s.network(ctx, r, opts.Recipes)
+		if err != nil {
+			return api.Pulled{}, err
+		}
+		if why != "" {
+			missing.Tried = append(missing.Tried, why)
+			return api.Pulled{}, missing
+		}
+	}
+	e.frame(api.Frame{Build: &api.BuildEvent{Recipe: r.Name, Instruction: "building from its recipe", Status: api.BuildRunning}})
 	report, err := s.Build(ctx, api.ImageBuild{Names: []string{r.Name}, Recipes: opts.Recipes}, e.frame)
 	if err == nil {
 		err = failure(report)
@@ -127,6 +139,18 @@ func (s *Service) resolve(ctx context.Context, opts api.ImagePull) (api.Pulled, 
 		return api.Pulled{}, err
 	}
 	return api.Pulled{Image: img.Summary(), From: "recipe " + r.Name, Fresh: true}, nil
+}
+
+// network says why a recipe cannot be built without the network.
+func (s *Service) network(ctx context.Context, r *recipe.Recipe, folder string) (string, error) {
+	c, err := s.catalogue(ctx, folder)
+	if err != nil {
+		return "", err
+	}
+	return c.Network(r.Name, func(name string) bool {
+		_, err := s.Store.Resolve(name)
+		return err == nil
+	})
 }
 
 // failure is the first error of a report.
@@ -175,6 +199,22 @@ func (e *NotFoundError) tried(host string, err error) {
 		}
 	}
 	e.Tried = append(e.Tried, reason)
+}
+
+// offline says what is not tried, and what the user can do instead.
+func (e *NotFoundError) offline(r *recipe.Recipe) {
+	e.Tried = append(e.Tried, "offline: no registry")
+	var online []string
+	if r == nil {
+		online = append(online, "registry "+hostOf(e.Name))
+	} else if r.Upstream != "" {
+		online = append(online, "registry "+hostOf(r.Upstream))
+	}
+	if r != nil && !r.UpstreamOnly {
+		online = append(online, "its recipe")
+	}
+	e.hint = fmt.Sprintf("where %[1]s is: sandbox image export %[1]s -o FILE; and here: sudo sandbox up --offline --archive FILE. Without --offline it comes from %[2]s",
+		e.Name, strings.Join(online, ", or "))
 }
 
 func (e *NotFoundError) Error() string {

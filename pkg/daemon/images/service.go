@@ -212,6 +212,17 @@ func (s *Service) Import(ctx context.Context, archive io.Reader, name string) ([
 	return out, err
 }
 
+// ImportMissing reads an archive, and keeps of it what the store has not. It
+// returns that; progress is told how much of the archive has been read.
+func (s *Service) ImportMissing(ctx context.Context, archive io.Reader, progress func(bytes int64)) ([]api.Image, error) {
+	images, err := s.Store.Import(ctx, archive, image.ImportOptions{Missing: true, Progress: progress})
+	out := make([]api.Image, len(images))
+	for i, img := range images {
+		out[i] = img.Summary()
+	}
+	return out, err
+}
+
 // hinted is an error with what the user can do.
 type hinted struct {
 	error

@@ -15,12 +15,14 @@ type Images struct {
 }
 
 // Ensure implements stack.Images by what is in the store.
-func (i Images) Ensure(_ context.Context, name string, _ stack.Progress) (stack.Image, error) {
+func (i Images) Ensure(_ context.Context, name string, p stack.Progress) (stack.Image, error) {
 	img, err := i.Store.Resolve(name)
 	if err != nil {
 		return stack.Image{}, err
 	}
-	return stack.Image{
+	found := stack.Image{
 		Ref: i.Endpoint.Address() + "/" + img.Name, Name: img.Name, Digest: img.Descriptor.Digest.String(), From: "local store",
-	}, nil
+	}
+	p.Image(found)
+	return found, nil
 }
