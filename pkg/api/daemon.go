@@ -51,8 +51,8 @@ func (e *Error) Error() string { return e.Message }
 // ChangeRef answers POST /v1/up and /v1/down.
 type ChangeRef struct {
 	ID string `json:"id"`
-	// Joined says that the change was already under way, started by another
-	// client: aborting it aborts theirs.
+	// Joined says that the change was already under way: who began it may still
+	// follow it.
 	Joined bool `json:"joined,omitempty"`
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,63 +14,70 @@ import (
 const abortTimeout = 30 * time.Second
 
 // follow shows a change until it has ended. When ctx ends first, by Ctrl-C, the
-// change is aborted, unless it is another client's.
+// change is aborted, unless another client has begun it and still follows it.
 func (p *program) follow(ctx context.Context, ref api.ChangeRef) (api.Change, error) {
 	progress := ui.NewProgress(p.Term)
 	defer progress.Close()
+	if ref.Joined {
+		fmt.Fprintf(p.Term.Stderr(), "change %s does this already, and goes on:\n", ref.ID)
+	}
+	// It is followed to its end also when it is aborted.
+	following, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
 	updates := make(chan api.Change)
 	type result struct {
 		change api.Change
 		err    error
 	}
 	ended := make(chan result, 1)
-	done := make(chan struct{})
-	defer close(done)
 	go func() {
-		change, err := p.client().FollowChange(ctx, ref.ID, func(c api.Change) {
+		change, err := p.client().FollowChange(following, ref.ID, func(c api.Change) {
 			select {
 			case updates <- c:
-			case <-done:
+			case <-following.Done():
 			}
 		})
 		ended <- result{change, err}
 	}()
 	frame := time.NewTicker(100 * time.Millisecond)
 	defer frame.Stop()
-	var steps []ui.Step
+	var last api.Change
+	interrupted, aborted := ctx.Done(), make(chan error, 1)
 	for {
 		select {
-		case c := <-updates:
-			steps = changeSteps(c)
-			progress.Update(steps)
+		case last = <-updates:
+			progress.Update(changeSteps(last))
 		case <-frame.C:
 			if p.Term.Live() {
-				progress.Update(steps)
+				progress.Update(changeSteps(last))
 			}
 		case r := <-ended:
-			if ctx.Err() == nil || r.err == nil {
-				return r.change, r.err
+			progress.Update(changeSteps(r.change))
+			return r.change, r.err
+		case <-interrupted:
+			interrupted = nil
+			go func() { aborted <- p.abort(ref) }()
+		case err := <-aborted:
+			if e, ok := errors.AsType[*api.Error](err); ok && e.Class == api.ClassConflict {
+				fmt.Fprintln(p.Term.Stderr(), "stopped watching; another client is watching, and it goes on")
+				return last, ctx.Err()
+			} else if ok && e.Class == api.ClassFailedPrecondition {
+				continue // it has just ended
 			}
-			progress.Close()
-			if ref.Joined {
-				fmt.Fprintln(p.Term.Stderr(), "stopped watching; what another client has begun goes on")
-				return r.change, ctx.Err()
+			if err != nil {
+				return last, &exitError{code: exitInterrupted, err: fmt.Errorf("undo %s: %w", last.Kind, err), hint: "sudo sandbox up repairs what is half made"}
 			}
-			return p.abort(ref.ID, progress)
 		}
 	}
 }
 
 // abort takes a change back, on a context that the interrupt has not ended.
-func (p *program) abort(id string, progress *ui.Progress) (api.Change, error) {
+func (p *program) abort(ref api.ChangeRef) error {
 	fmt.Fprintln(p.Term.Stderr(), "interrupted: undoing the step under way …")
 	ctx, cancel := context.WithTimeout(context.Background(), abortTimeout)
 	defer cancel()
-	change, err := p.client().AbortChange(ctx, id)
-	if err == nil {
-		progress.Update(changeSteps(change))
-	}
-	return change, err
+	_, err := p.client().AbortChange(ctx, ref.ID, ref.Joined)
+	return err
 }
 
 func changeSteps(c api.Change) []ui.Step {
@@ -88,6 +96,9 @@ func changeSteps(c api.Change) []ui.Step {
 func (p *program) changeEnded(ctx context.Context, c api.Change, err error) error {
 	switch {
 	case err != nil && ctx.Err() != nil:
+		if told, ok := errors.AsType[*exitError](err); ok {
+			return told
+		}
 		return &exitError{code: exitInterrupted}
 	case err != nil:
 		if daemonLost(err) {
@@ -97,12 +108,17 @@ func (p *program) changeEnded(ctx context.Context, c api.Change, err error) erro
 	case c.Status == api.Aborted:
 		return &exitError{code: exitInterrupted, err: fmt.Errorf("%s was aborted", c.Kind), hint: "sudo sandbox up repairs what is half made"}
 	case c.Status == api.Failed && c.Error != nil:
-		if c.Error.Class == api.ClassFailedPrecondition {
-			return &exitError{code: exitNotReady, err: c.Error, hint: c.Error.Hint}
-		}
-		return c.Error
+		return notReadyFor(c.Error)
 	case c.Status == api.Failed:
 		return fmt.Errorf("%s failed", c.Kind)
 	}
 	return nil
+}
+
+// notReadyFor gives an error about the state of the host the exit code for that.
+func notReadyFor(err error) error {
+	if e, ok := errors.AsType[*api.Error](err); ok && e.Class == api.ClassFailedPrecondition {
+		return &exitError{code: exitNotReady, err: e, hint: e.Hint}
+	}
+	return err
 }

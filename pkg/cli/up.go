@@ -66,7 +66,7 @@ func (p *program) up(ctx context.Context, c *cli.Context) error {
 	}
 	ref, err := p.client().Up(ctx, opts)
 	if err != nil {
-		return err
+		return notReadyFor(err)
 	}
 	change, err := p.follow(ctx, ref)
 	if c.Bool("json") {

@@ -83,9 +83,14 @@ func (c *Client) FollowChange(ctx context.Context, id string, onChange func(api.
 }
 
 // AbortChange cancels a change and returns it as it is when its tasks have
-// ended.
-func (c *Client) AbortChange(ctx context.Context, id string) (api.Change, error) {
+// ended. With alone it does so only if nobody follows the change but the
+// caller: otherwise it fails with api.ClassConflict.
+func (c *Client) AbortChange(ctx context.Context, id string, alone bool) (api.Change, error) {
 	var out api.Change
-	err := c.call(ctx, request{method: http.MethodPost, path: "/changes/" + url.PathEscape(id) + "/abort"}, &out)
+	req := request{method: http.MethodPost, path: "/changes/" + url.PathEscape(id) + "/abort"}
+	if alone {
+		req.query = url.Values{"alone": {"true"}}
+	}
+	err := c.call(ctx, req, &out)
 	return out, err
 }

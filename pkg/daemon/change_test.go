@@ -107,7 +107,7 @@ func TestUpDown(t *testing.T) {
 	wantClass(t, err, api.ClassInvalidArgument, "the stages are internals")
 	_, err = d.FollowChange(t.Context(), "99", nil)
 	wantClass(t, err, api.ClassNotFound, "99")
-	_, err = d.AbortChange(t.Context(), "1")
+	_, err = d.AbortChange(t.Context(), "1", false)
 	wantClass(t, err, api.ClassFailedPrecondition, "ended already")
 }
 
@@ -217,7 +217,7 @@ func TestAbort(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-begun
-	c, err := d.AbortChange(t.Context(), ref.ID)
+	c, err := d.AbortChange(t.Context(), ref.ID, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -141,7 +141,7 @@ func TestKill9(t *testing.T) {
 			t.Fatal(err)
 		}
 		begun(t, root)
-		go func() { _, _ = d.AbortChange(context.Background(), ref.ID) }()
+		go func() { _, _ = d.AbortChange(context.Background(), ref.ID, false) }()
 		eventually(t, "the abort is on disk", func() bool {
 			b, err := os.ReadFile(dirs.Change(ref.ID))
 			return err == nil && strings.Contains(string(b), `"aborting":true`)

@@ -97,7 +97,7 @@ var routes = []route{
 	{"POST", "/verify", write, short, nil, (*Daemon).postVerify},
 	{"GET", "/changes", read, short, nil, (*Daemon).getChanges},
 	{"GET", "/changes/{id}", read, long, []string{"follow"}, (*Daemon).getChange},
-	{"POST", "/changes/{id}/abort", write, long, nil, (*Daemon).postAbort},
+	{"POST", "/changes/{id}/abort", write, long, []string{"alone"}, (*Daemon).postAbort},
 }
 
 // Bounds of one request.

@@ -35,7 +35,7 @@ func TestSettingsAreKept(t *testing.T) {
 	var fails atomic.Bool
 	d := start(t, withStages(t,
 		&movable{testStage: testStage{name: "cluster"}, choices: stack.Choices{Nodes: true}},
-		&movable{testStage: testStage{name: "aws"}, choices: stack.Choices{Ports: []string{"localstack"}}, do: func(context.Context) error {
+		&movable{testStage: testStage{name: "aws"}, choices: stack.Choices{Ports: map[string]uint16{"localstack": 4566}}, do: func(context.Context) error {
 			if fails.Load() {
 				return errors.New("the port is taken")
 			}
@@ -62,14 +62,14 @@ func TestSettingsAreKept(t *testing.T) {
 	up(api.Done, "3 nodes, ports map[localstack:4567]; 3 nodes, ports map[localstack:4567]", api.Settings{})
 
 	_, err := d.Up(t.Context(), api.UpOptions{Settings: api.Settings{Ports: map[string]uint16{"localstak": 1}}})
-	wantClass(t, err, api.ClassInvalidArgument, "those with a port are localstack")
+	wantClass(t, err, api.ClassInvalidArgument, "the services are localstack")
 }
 
 // TestSettingsAreNotLost: an `up` that chooses something is not taken for one
 // that is under way without it.
 func TestSettingsAreNotLost(t *testing.T) {
 	release := make(chan struct{})
-	d := start(t, withStages(t, &movable{testStage: testStage{name: "aws"}, choices: stack.Choices{Ports: []string{"localstack"}}, do: func(ctx context.Context) error {
+	d := start(t, withStages(t, &movable{testStage: testStage{name: "aws"}, choices: stack.Choices{Ports: map[string]uint16{"localstack": 4566}}, do: func(ctx context.Context) error {
 		select {
 		case <-release:
 		case <-ctx.Done():

@@ -47,7 +47,12 @@ func (d *Daemon) postUp(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(w, r, &opts); err != nil {
 		return err
 	}
-	if err := d.Stack.Check(opts.Settings); err != nil {
+	complete := opts
+	var err error
+	if complete.Settings, err = d.settings.Complete(opts.Settings); err != nil {
+		return err
+	}
+	if err := d.Stack.Check(r.Context(), complete); err != nil {
 		return err
 	}
 	if opts.Archive != "" && !filepath.IsAbs(opts.Archive) {
@@ -170,7 +175,11 @@ func (d *Daemon) getChange(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (d *Daemon) postAbort(w http.ResponseWriter, r *http.Request) error {
-	c, err := d.changes.Abort(r.Context(), r.PathValue("id"))
+	alone, err := queryBool(r, "alone")
+	if err != nil {
+		return err
+	}
+	c, err := d.changes.Abort(r.Context(), r.PathValue("id"), alone)
 	if err != nil {
 		return err
 	}

@@ -2,14 +2,9 @@ package stack
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
-	"slices"
-	"strings"
 	"sync"
-
-	"github.com/containerd/errdefs"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/state"
@@ -23,7 +18,8 @@ const settingsName = "settings"
 
 // Choices are what of api.Settings concerns a stage.
 type Choices struct {
-	Ports []string // services that can be moved to other ports
+	// Ports are the usual ones of services that can be moved, by their names.
+	Ports map[string]uint16
 	Nodes bool
 }
 
@@ -36,24 +32,6 @@ func choices(s Stage) Choices {
 		return c.Choices()
 	}
 	return Choices{}
-}
-
-// Check refuses settings that no stage can follow.
-func (g *Graph) Check(chosen api.Settings) error {
-	if chosen.Nodes < 0 || chosen.Nodes > maxNodes {
-		return fmt.Errorf("a cluster of %d nodes: it may have 1 to %d: %w", chosen.Nodes, maxNodes, errdefs.ErrInvalidArgument)
-	}
-	var known []string
-	for _, s := range g.stages {
-		known = append(known, choices(s).Ports...)
-	}
-	slices.Sort(known)
-	for _, name := range slices.Sorted(maps.Keys(chosen.Ports)) {
-		if !slices.Contains(known, name) {
-			return fmt.Errorf("unknown service %q: those with a port are %s: %w", name, strings.Join(known, ", "), errdefs.ErrInvalidArgument)
-		}
-	}
-	return nil
 }
 
 // Settings keeps the choices of an `up` for the next, each when the stage that
@@ -84,7 +62,7 @@ func (s *Settings) Remember(chosen api.Settings, of Choices) error {
 	if of.Nodes {
 		concerned.Nodes = chosen.Nodes
 	}
-	for _, name := range of.Ports {
+	for name := range of.Ports {
 		if port := chosen.Ports[name]; port != 0 {
 			concerned = merge(concerned, api.Settings{Ports: map[string]uint16{name: port}})
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,9 +66,10 @@ type Manager struct {
 // Manager.mu.
 type change struct {
 	record
-	moved  chan struct{} // closed and replaced whenever the record has changed
-	done   chan struct{} // closed when the work has ended; nil if it was not run by this process
-	cancel context.CancelCauseFunc
+	followers int
+	moved     chan struct{} // closed and replaced whenever the record has changed
+	done      chan struct{} // closed when the work has ended; nil if it was not run by this process
+	cancel    context.CancelCauseFunc
 }
 
 // snapshot is a copy that later updates do not touch.
@@ -99,10 +101,10 @@ func (m *Manager) Begin(kind string, options any) (api.ChangeRef, error) {
 		return api.ChangeRef{}, fmt.Errorf("%w: %w", errStopped, errdefs.ErrUnavailable)
 	}
 	if r := m.running; r != nil {
-		if r.Kind == kind && (string(r.Options) == string(raw) || kind == api.ChangeUp && covers(r.Tasks, plan.Tasks()) && choosesNothing(raw)) {
+		if r.Kind == kind && !r.Aborting && (string(r.Options) == string(raw) || kind == api.ChangeUp && r.coversUp(raw, plan)) {
 			return api.ChangeRef{ID: r.ID, Joined: true}, nil
 		}
-		return api.ChangeRef{}, &busyError{id: r.ID, kind: r.Kind}
+		return api.ChangeRef{}, &busyError{r.snapshot(), r.Aborting}
 	}
 	c := &change{
 		record: record{
@@ -124,32 +126,47 @@ func (m *Manager) Begin(kind string, options any) (api.ChangeRef, error) {
 	return api.ChangeRef{ID: c.ID}, nil
 }
 
+// coversUp reports whether an `up` that is under way does all that another would.
+func (c *change) coversUp(raw json.RawMessage, plan *stack.Plan) bool {
+	var one, other api.UpOptions
+	if json.Unmarshal(c.Options, &one) != nil || json.Unmarshal(raw, &other) != nil || !stack.Covers(one, other) {
+		return false
+	}
+	return !slices.ContainsFunc(plan.Tasks(), func(t api.Task) bool {
+		return !slices.ContainsFunc(c.Tasks, func(have api.Task) bool { return have.Stage == t.Stage && have.Name == t.Name })
+	})
+}
+
 // busyError refuses a change that another one stands in the way of.
-type busyError struct{ id, kind string }
+type busyError struct {
+	other    api.Change
+	aborting bool
+}
 
 func (e *busyError) Error() string {
-	return fmt.Sprintf("change %s (%s) is under way", e.id, e.kind)
-}
-func (e *busyError) Unwrap() error { return errdefs.ErrConflict }
-func (e *busyError) Hint() string {
-	return "wait for it, or interrupt the `sandbox " + e.kind + "` that started it"
-}
-
-// covers reports whether every task of some is also one of all.
-func covers(all, some []api.Task) bool {
-	for _, t := range some {
-		if !slices.ContainsFunc(all, func(a api.Task) bool { return a.Stage == t.Stage && a.Name == t.Name }) {
-			return false
+	if e.aborting {
+		return fmt.Sprintf("change %s (%s) is being aborted", e.other.ID, e.other.Kind)
+	}
+	text := fmt.Sprintf("change %s (%s) is under way, since %s", e.other.ID, e.other.Kind, time.Since(e.other.Created).Round(time.Second))
+	var now []string
+	for _, t := range e.other.Tasks {
+		if t.Status == api.Doing {
+			now = append(now, t.Stage+": "+t.Name)
 		}
 	}
-	return true
+	if len(now) > 0 {
+		text += ", at " + strings.Join(now, ", ")
+	}
+	return text
 }
 
-// choosesNothing reports whether the options of an `up` have no choices beside
-// that of stages: one that has would not get them from another's.
-func choosesNothing(options json.RawMessage) bool {
-	var opts api.UpOptions
-	return json.Unmarshal(options, &opts) == nil && opts.Nodes == 0 && len(opts.Ports) == 0 && opts.Archive == "" && !opts.Offline
+func (e *busyError) Unwrap() error { return errdefs.ErrConflict }
+
+func (e *busyError) Hint() string {
+	if e.aborting {
+		return "try again when that has ended: sandbox status says so"
+	}
+	return "wait for it; the command that began it, sudo sandbox " + e.other.Kind + " with the same flags, shows it again, and Ctrl-C there ends it unless somebody else is watching"
 }
 
 func (m *Manager) nextID() string {
@@ -274,10 +291,18 @@ func (m *Manager) Running() string {
 func (m *Manager) Follow(ctx context.Context, id string, fn func(api.Change) error) error {
 	m.mu.Lock()
 	c, err := m.find(id)
+	if err == nil {
+		c.followers++
+	}
 	m.mu.Unlock()
 	if err != nil {
 		return err
 	}
+	defer func() {
+		m.mu.Lock()
+		c.followers--
+		m.mu.Unlock()
+	}()
 	for {
 		m.mu.Lock()
 		// A change counts as ended for its followers when its end is on disk.
@@ -307,12 +332,16 @@ func (m *Manager) Follow(ctx context.Context, id string, fn func(api.Change) err
 	}
 }
 
-// Abort cancels a change and returns it when its steps have ended.
-func (m *Manager) Abort(ctx context.Context, id string) (api.Change, error) {
+// Abort cancels a change and returns it when its steps have ended. With alone it
+// is an errdefs.ErrConflict if others follow the change than who asks.
+func (m *Manager) Abort(ctx context.Context, id string, alone bool) (api.Change, error) {
 	m.mu.Lock()
 	c, err := m.find(id)
 	if err == nil && m.running != c {
 		err = fmt.Errorf("change %s has ended already (%s): %w", id, c.Status, errdefs.ErrFailedPrecondition)
+	}
+	if err == nil && alone && c.followers > 1 {
+		err = fmt.Errorf("change %s is followed by others: %w", id, errdefs.ErrConflict)
 	}
 	if err != nil {
 		m.mu.Unlock()

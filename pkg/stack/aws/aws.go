@@ -86,7 +86,9 @@ func (s *Stage) Name() string { return Name }
 func (s *Stage) Needs() []string { return append([]string{docker.Name}, s.Builds...) }
 
 // Choices implements stack.Chooser.
-func (s *Stage) Choices() stack.Choices { return stack.Choices{Ports: []string{ServiceName}} }
+func (s *Stage) Choices() stack.Choices {
+	return stack.Choices{Ports: map[string]uint16{ServiceName: DefaultPort}}
+}
 
 func (s *Stage) Up(opts api.UpOptions) []stack.Step {
 	cloud := s.cloud(opts.Settings)

@@ -89,7 +89,7 @@ func (s *Stage) Needs() []string { return append([]string{docker.Name}, s.Builds
 
 // Choices implements stack.Chooser.
 func (s *Stage) Choices() stack.Choices {
-	return stack.Choices{Nodes: true, Ports: []string{ServiceIngress, ServiceIngressTLS}}
+	return stack.Choices{Nodes: true, Ports: map[string]uint16{ServiceIngress: defaultHTTP, ServiceIngressTLS: defaultHTTPS}}
 }
 
 // Up implements stack.Stage.
@@ -112,6 +112,17 @@ func (s *Stage) Down(api.DownOptions) []stack.Step {
 		{Name: "nodes", Do: s.removeAll},
 		{Name: "kubeconfig", Do: s.removeContexts},
 	}
+}
+
+// Check implements stack.Checker: what would take another cluster.
+func (s *Stage) Check(ctx context.Context, opts api.UpOptions) error {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	have, err := s.find(ctx)
+	if err != nil || !have.complete {
+		return nil //nolint:nilerr // for the steps to tell
+	}
+	return have.spec.fits(opts)
 }
 
 // up is one bringing up.
@@ -146,17 +157,6 @@ func wanted(opts api.UpOptions) spec {
 		w.HTTPS = port
 	}
 	return w
-}
-
-// check refuses what no cluster can be.
-func (s spec) check() error {
-	if s.HTTP == s.HTTPS {
-		return stack.WithHint(
-			fmt.Errorf("%s and %s cannot both have port %d: %w", ServiceIngress, ServiceIngressTLS, s.HTTP, errdefs.ErrInvalidArgument),
-			fmt.Sprintf("sudo sandbox up --port %s=%d --port %s=%d", ServiceIngress, defaultHTTP, ServiceIngressTLS, defaultHTTPS),
-		)
-	}
-	return nil
 }
 
 // fits refuses choices that a cluster cannot follow without being made anew,

@@ -124,9 +124,6 @@ func (s *Stage) find(ctx context.Context) (found, error) {
 // look decides what there is to do, and removes what cannot be repaired.
 func (u *up) look(ctx context.Context, p stack.Progress) error {
 	u.spec = wanted(u.opts)
-	if err := u.spec.check(); err != nil {
-		return err
-	}
 	have, err := u.find(ctx)
 	if err != nil {
 		return err

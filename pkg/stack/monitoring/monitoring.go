@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 
@@ -58,9 +57,7 @@ func (s *Stage) Name() string { return Name }
 func (s *Stage) Needs() []string { return append([]string{docker.Name}, s.Builds...) }
 
 // Choices implements stack.Chooser.
-func (s *Stage) Choices() stack.Choices {
-	return stack.Choices{Ports: slices.Sorted(maps.Keys(ports))}
-}
+func (s *Stage) Choices() stack.Choices { return stack.Choices{Ports: maps.Clone(ports)} }
 
 // Up implements stack.Stage. Alertmanager comes before Prometheus, which would
 // else complain of it at first, and Grafana last: it may not be to be had.
