@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/api/types/network"
 	"github.com/docker/docker/api/types/volume"
 
@@ -32,18 +33,7 @@ func TestStack(t *testing.T) {
 	t.Logf("measured: up after a reboot: %.0f s", took.Seconds())
 	s.verify("verify, after a reboot")
 
-	s.change("down", "--purge")
-	<-s.ended
-	s.daemon = nil
-	if after := inventory(t); after != before {
-		t.Errorf("left behind:\n%s\nwas there before:\n%s", after, before)
-	}
-	if _, err := os.Stat(s.root); err == nil {
-		t.Errorf("%s is still there", s.root)
-	}
-	if b, err := os.ReadFile(s.kubeconfig()); err == nil && strings.Contains(string(b), "sandbox") {
-		t.Errorf("in the user's kubeconfig:\n%s", b)
-	}
+	s.purge(before)
 }
 
 // verify tries the promises: each holds, or says what this machine lacks.
@@ -65,6 +55,24 @@ func (s *sandbox) verify(what string) {
 		s.t.Errorf("only %d promises were tried", held)
 	}
 	s.t.Logf("measured: %s: %.0f s, %d promises hold, %d cannot be tried here", what, took.Seconds(), held, skipped)
+}
+
+// purge takes the stack away, until what there is is what there was before.
+func (s *sandbox) purge(before string) {
+	s.t.Helper()
+	_, took := s.change("down", "--purge")
+	<-s.ended
+	s.daemon = nil
+	s.t.Logf("measured: down --purge: %.0f s", took.Seconds())
+	if after := inventory(s.t); after != before {
+		s.t.Errorf("left behind:\n%s\nwas there before:\n%s", after, before)
+	}
+	if _, err := os.Stat(s.root); err == nil {
+		s.t.Errorf("%s is still there", s.root)
+	}
+	if b, err := os.ReadFile(s.kubeconfig()); err == nil && strings.Contains(string(b), "sandbox") {
+		s.t.Errorf("in the user's kubeconfig:\n%s", b)
+	}
 }
 
 // inventory lists what is in Docker.
@@ -92,6 +100,13 @@ func inventory(t *testing.T) string {
 	}
 	for _, have := range volumes.Volumes {
 		out = append(out, "volume "+have.Name)
+	}
+	images, err := c.ImageList(t.Context(), image.ListOptions{All: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, have := range images {
+		out = append(out, "image "+have.ID+" "+strings.Join(have.RepoTags, " "))
 	}
 	slices.Sort(out)
 	return strings.Join(out, "\n")
