@@ -114,7 +114,7 @@ func daemonVersion() api.Version {
 // imagePart is the built-in image as the stage internals sees it.
 func imagePart(store *image.Store) internals.Part {
 	return internals.Part{
-		Ensure: func(ctx context.Context) (string, error) {
+		Ensure: func(ctx context.Context, p stack.Progress) (string, error) {
 			f, err := embedded.Open(embedded.Toolbox)
 			if err != nil {
 				return "", err
@@ -124,6 +124,7 @@ func imagePart(store *image.Store) internals.Part {
 			if err != nil {
 				return "", err
 			}
+			p.Image(stack.Image{Name: img.Name, From: img.Source, Source: img.Source})
 			return fmt.Sprintf("%s, %s, %d layers", img.Name, img.Source, len(img.Manifest.Layers)), nil
 		},
 		Status: func(context.Context) (api.StatusItem, error) {

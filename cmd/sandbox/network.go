@@ -14,7 +14,7 @@ import (
 // networkPart is the raw engine's network as the stage internals sees it.
 func networkPart(n *network.Network) internals.Part {
 	return internals.Part{
-		Ensure: func(ctx context.Context) (string, error) {
+		Ensure: func(ctx context.Context, _ stack.Progress) (string, error) {
 			if err := n.Up(ctx, nil); err != nil {
 				return "", err
 			}

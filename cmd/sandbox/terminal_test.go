@@ -235,6 +235,21 @@ func TestTerminal(t *testing.T) {
 		}
 	})
 
+	t.Run("status", func(t *testing.T) {
+		// The table stays in its place: each is drawn over the last, and never
+		// longer than the terminal.
+		term := onTerminal(t, "sandbox", "status", "--watch")
+		term.expect("version devel")
+		term.expect("\x1b[1A\x1b[J")
+		term.resize(8, 80)
+		term.expect("for which this terminal has no room")
+		term.resize(40, 80)
+		term.typeKeys("\x03")
+		if code := term.wait(); code != 130 {
+			t.Errorf("exit code %d: %q", code, term.text())
+		}
+	})
+
 	t.Run("up interrupted", func(t *testing.T) {
 		// It may be too quick for our fingers, but not every time.
 		for range 5 {

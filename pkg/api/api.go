@@ -80,6 +80,8 @@ type StackStatus struct {
 	// Services are what the daemon itself serves beside its API.
 	Services []StatusItem `json:"services,omitempty"`
 	Change   string       `json:"change,omitempty"` // the one that is under way
+	// Took is how long the last `up` took that succeeded; 0 if none did.
+	Took time.Duration `json:"took_ns,omitempty"`
 }
 
 // StageStatus is one stage of the stack.
@@ -88,6 +90,10 @@ type StageStatus struct {
 	Status string       `json:"status"` // up, down, degraded
 	Items  []StatusItem `json:"items,omitempty"`
 	Error  string       `json:"error,omitempty"`
+	// Took is how long the steps of the stage took in the last `up` in which
+	// they succeeded, and Images are those that it worked with then.
+	Took   time.Duration `json:"took_ns,omitempty"`
+	Images []UsedImage   `json:"images,omitempty"`
 }
 
 // StatusItem is one thing a stage runs, and where to find it.
@@ -95,7 +101,9 @@ type StatusItem struct {
 	What  string `json:"what"`
 	Where string `json:"where,omitempty"`
 	State string `json:"state"` // up, down, degraded; absent: not to be had here, and done without
-	Note  string `json:"note,omitempty"`
+	// Access is how to get in: credentials, or where they are.
+	Access string `json:"access,omitempty"`
+	Note   string `json:"note,omitempty"`
 }
 
 // UpOptions is the body of POST /v1/up.
@@ -169,6 +177,8 @@ type Task struct {
 type UsedImage struct {
 	Name string `json:"name"` // in the store
 	// From is where `up` had it from: "local store", "archive FILE", "registry
-	// HOST", "recipe NAME".
+	// HOST", "recipe NAME", "built-in".
 	From string `json:"from"`
+	// Source is how it once came into the store; see Image.
+	Source string `json:"source,omitempty"`
 }

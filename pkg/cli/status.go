@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
@@ -14,69 +13,82 @@ import (
 func (p *program) statusCommand() *cli.Command {
 	return &cli.Command{
 		Name: "status", Category: groupStack,
-		Usage: "show what is up, and where to find it",
+		Usage: "show what is up, where to find it, and how to get in",
 		Description: `
+Times and images are those of the last "sandbox up".
+
 EXAMPLES
   sandbox status
   sandbox status --watch
-  sandbox status --json`,
+  sandbox status --json | jq -r '.stages[].items[]? | select(.state != "up") | .what'
+  sandbox status --watch --json | jq -r 'select(.state == "down") | .what'`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "look again every second", DisableDefaultText: true},
-			jsonFlag(),
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on: redraw the table, or print a line for each change if this is no terminal", DisableDefaultText: true},
+			&cli.BoolFlag{Name: "json", Usage: "print JSON: an object, or one for each change with --watch", DisableDefaultText: true},
 		},
 		Action: p.action(0, 0, func(ctx context.Context, c *cli.Context) error {
-			if !c.Bool("watch") {
-				status, err := p.client().Status(ctx)
-				if err != nil {
-					return err
-				}
-				return p.printStatus(status, c.Bool("json"))
+			if c.Bool("watch") {
+				return p.watchStatus(ctx, c.Bool("json"))
 			}
-			return p.watchStatus(ctx, c.Bool("json"))
+			status, err := p.client().Status(ctx)
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				return ui.JSON(p.Term.Stdout(), status)
+			}
+			return p.printStatus(status)
 		}),
 	}
 }
 
-func (p *program) printStatus(status api.StackStatus, asJSON bool) error {
-	out := p.Term.Stdout()
-	if asJSON {
-		return ui.JSON(out, status)
+// printStatus shows a status as a table, cut to the terminal that it is for.
+func (p *program) printStatus(status api.StackStatus) error {
+	style := p.Term.OutStyle()
+	table := statusTable(style, status)
+	if _, terminal := p.Term.Interactive(); terminal {
+		_, table.Width = p.Term.Size()
 	}
-	if err := statusTable(p.Term.OutStyle(), status).Write(out, p.Term.OutStyle()); err != nil {
+	if err := table.Write(p.Term.Stdout(), style); err != nil {
 		return err
 	}
-	if status.Change != "" {
-		fmt.Fprintf(out, "\nchange %s is under way\n", status.Change)
-	}
+	ui.Lines(p.Term.Stdout(), statusFooter(status)...)
 	return nil
 }
 
+// watchPause is the time between two looks.
+const watchPause = time.Second
+
+// watchStatus looks again and again, until it is interrupted: the table stays in
+// its place on a live terminal; elsewhere only what has changed is news.
 func (p *program) watchStatus(ctx context.Context, asJSON bool) error {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(watchPause)
 	defer tick.Stop()
 	defer p.Term.Status()
-	last := ""
+	seen := &statusNews{}
+	looked := false // then a daemon that ends is news, which may come back
 	for {
 		status, err := p.client().Status(ctx)
-		if err != nil && !daemonLost(err) {
+		if err != nil && (!looked || !daemonLost(err)) {
 			return err
 		}
+		looked = true
+		if err != nil {
+			status = api.StackStatus{}
+		}
 		switch {
-		case asJSON && err == nil:
-			if err := ui.JSONLine(p.Term.Stdout(), status); err != nil {
-				return err
-			}
-		case !asJSON:
-			lines := []string{"the daemon is not running"}
-			if err == nil {
-				lines = statusTable(p.Term.Style(), status).Lines(p.Term.Style())
-			}
-			if p.Term.Live() {
-				p.Term.Status(lines...)
-			} else if text := strings.Join(lines, "\n"); text != last {
-				// Only what has changed is news in a file.
-				fmt.Fprintln(p.Term.Stdout(), text)
-				last = text
+		case !asJSON && p.Term.Live():
+			p.drawStatus(status, err == nil)
+		default:
+			for _, news := range seen.of(status, err == nil, time.Now()) {
+				if asJSON {
+					err = ui.JSONLine(p.Term.Stdout(), news)
+				} else {
+					_, err = fmt.Fprintln(p.Term.Stdout(), news.line(p.Term.OutStyle()))
+				}
+				if err != nil {
+					return err
+				}
 			}
 		}
 		select {
@@ -87,29 +99,13 @@ func (p *program) watchStatus(ctx context.Context, asJSON bool) error {
 	}
 }
 
-func statusTable(style ui.Style, status api.StackStatus) *ui.Table {
-	t := &ui.Table{Header: []string{"WHAT", "WHERE", "STATE", "NOTE"}}
-	t.Add("daemon", fmt.Sprintf("process %d", status.PID), state(style, "up"), "version "+ui.Plain(status.Daemon.Version))
-	for _, item := range status.Services {
-		t.Add("  "+ui.Plain(item.What), ui.Plain(item.Where), state(style, item.State), ui.Plain(item.Note))
+func (p *program) drawStatus(status api.StackStatus, running bool) {
+	if !running {
+		p.Term.Status("the daemon is not running")
+		return
 	}
-	for _, s := range status.Stages {
-		t.Add(ui.Plain(s.Name), "", state(style, s.Status), ui.Plain(s.Error))
-		for _, item := range s.Items {
-			t.Add("  "+ui.Plain(item.What), ui.Plain(item.Where), state(style, item.State), ui.Plain(item.Note))
-		}
-	}
-	return t
-}
-
-func state(style ui.Style, s string) string {
-	switch s {
-	case "up":
-		return style.Green(s)
-	case "degraded":
-		return style.Yellow(s)
-	case "down", "absent":
-		return style.Dim(s)
-	}
-	return ui.Plain(s)
+	style := p.Term.Style()
+	table := statusTable(style, status)
+	_, table.Width = p.Term.Size()
+	p.Term.Status(append(table.Lines(style), statusFooter(status)...)...)
 }

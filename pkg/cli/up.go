@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -69,20 +70,35 @@ func (p *program) up(ctx context.Context, c *cli.Context) error {
 		return notReadyFor(err)
 	}
 	change, err := p.follow(ctx, ref)
-	if c.Bool("json") {
-		if e := ui.JSON(p.Term.Stdout(), change); e != nil {
-			return e
+	return joinErrors(p.upEnded(ctx, change, c.Bool("json")), p.changeEnded(ctx, change, err))
+}
+
+// upEnded shows what runs now, and where: also when a stage has failed, as far as
+// others have not.
+func (p *program) upEnded(ctx context.Context, change api.Change, asJSON bool) error {
+	report := upReport{Change: change}
+	if change.Status == api.Done || change.Status == api.Failed {
+		status, err := p.client().Status(ctx)
+		if err != nil {
+			return err
 		}
-		return p.changeEnded(ctx, change, err)
+		report.Stack = &status
 	}
-	if err := p.changeEnded(ctx, change, err); err != nil {
-		return err
+	switch {
+	case asJSON:
+		return ui.JSON(p.Term.Stdout(), report)
+	case report.Stack == nil:
+		return nil
+	case change.Status == api.Failed && !slices.ContainsFunc(report.Stack.Stages, func(s api.StageStatus) bool { return s.Status != "down" }):
+		return nil // the error says it all
 	}
-	status, err := p.client().Status(ctx)
-	if err != nil {
-		return err
-	}
-	return statusTable(p.Term.OutStyle(), status).Write(p.Term.Stdout(), p.Term.OutStyle())
+	return p.printStatus(*report.Stack)
+}
+
+// upReport is what `up --json` prints.
+type upReport struct {
+	api.Change
+	Stack *api.StackStatus `json:"stack,omitempty"` // as `status --json` has it
 }
 
 // readableArchive looks at an archive before anything is begun, as the user who

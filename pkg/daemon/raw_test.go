@@ -69,11 +69,11 @@ func rawDaemon(root string) {
 			return os.Open(self)
 		},
 		Network: internals.Part{
-			Ensure: func(context.Context) (string, error) { return "none", nil },
+			Ensure: func(context.Context, stack.Progress) (string, error) { return "none", nil },
 			Remove: none, Status: item,
 		},
 		Image: internals.Part{
-			Ensure: func(ctx context.Context) (string, error) {
+			Ensure: func(ctx context.Context, _ stack.Progress) (string, error) {
 				f, err := embedded.Open(embedded.Toolbox)
 				if err != nil {
 					return "", err

@@ -39,6 +39,7 @@ func (d *Daemon) getStatus(w http.ResponseWriter, r *http.Request) error {
 	if d.Services != nil {
 		status.Services = d.Services()
 	}
+	report(&status, d.changes.List())
 	return respond(w, http.StatusOK, status)
 }
 

@@ -15,6 +15,7 @@ type Image struct {
 	Name   string
 	Digest string // of the manifest
 	From   string // "local store", "archive FILE", "registry HOST" or "recipe NAME"
+	Source string // how it once came into the store, in the words of api.Image
 }
 
 // Images brings images into the store.

@@ -55,7 +55,7 @@ func (p Progress) Bytes(done, total int64) {
 // Image says that the step works with an image.
 func (p Progress) Image(img Image) {
 	p.change(func(t *api.Task) {
-		used := api.UsedImage{Name: img.Name, From: img.From}
+		used := api.UsedImage{Name: img.Name, From: img.From, Source: img.Source}
 		if !slices.Contains(t.Images, used) {
 			t.Images = append(slices.Clone(t.Images), used) // whoever was told has the old ones
 		}

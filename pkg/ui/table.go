@@ -13,6 +13,10 @@ type Table struct {
 	Rows   [][]string
 	// Right lists the columns, from 0, that are aligned to the right.
 	Right []int
+	// Width is that of the terminal; 0 where there is none. In a row that does
+	// not fit, the last cell goes below, beginning with column Below, on as many
+	// lines as it takes.
+	Width, Below int
 }
 
 // Add appends a row.
@@ -42,8 +46,17 @@ func (t *Table) Lines(style Style) []string {
 		right[i] = true
 	}
 	lines := make([]string, 0, len(rows))
+	indent := 0
+	for _, w := range widths[:min(t.Below, len(widths))] {
+		indent += w + 2
+	}
 	for _, row := range rows {
 		var b strings.Builder
+		var below []string
+		if last := len(row) - 1; t.Width > 0 && last > 0 && wide(row, widths) >= t.Width {
+			below = wrap(row[last], t.Width-1-indent)
+			row = row[:last]
+		}
 		for i, cell := range row {
 			if i > 0 {
 				b.WriteString("  ")
@@ -56,8 +69,41 @@ func (t *Table) Lines(style Style) []string {
 			b.WriteString(pad)
 		}
 		lines = append(lines, strings.TrimRight(b.String(), " "))
+		for _, line := range below {
+			lines = append(lines, strings.Repeat(" ", indent)+line)
+		}
 	}
 	return lines
+}
+
+// wide is how many cells a row takes.
+func wide(row []string, widths []int) int {
+	last := len(row) - 1
+	n := Width(row[last])
+	if n == 0 {
+		return 0
+	}
+	for _, w := range widths[:last] {
+		n += w + 2
+	}
+	return n
+}
+
+// wrap breaks a text at blanks into lines of at most width cells, as far as its
+// words are that short.
+func wrap(text string, width int) (lines []string) {
+	line := ""
+	for word := range strings.FieldsSeq(text) {
+		if line != "" && Width(line)+1+Width(word) > width {
+			lines = append(lines, line)
+			line = ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
 }
 
 // Write prints the table on w.

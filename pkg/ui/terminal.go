@@ -5,6 +5,7 @@ package ui
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -121,17 +122,22 @@ func (t *Std) Status(lines ...string) {
 }
 
 func (t *Std) redraw() {
-	_, width := t.Size()
+	height, width := t.Size()
 	var b strings.Builder
 	b.WriteString(t.erase())
-	for _, line := range t.last {
+	lines := t.last
+	if room := height - 2; room > 0 && len(lines) > room+1 { // the cursor's line is one, too
+		// What has scrolled away cannot be drawn over.
+		lines = append(lines[:room:room], fmt.Sprintf("… and %d lines more, for which this terminal has no room", len(t.last)-room))
+	}
+	for _, line := range lines {
 		if width > 1 {
 			line = Truncate(line, width-1)
 		}
 		b.WriteString(line)
 		b.WriteString("\n")
 	}
-	t.drawn = len(t.last)
+	t.drawn = len(lines)
 	_, _ = io.WriteString(t.err, b.String())
 }
 

@@ -82,6 +82,19 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestTableNarrow: what does not fit goes below.
+func TestTableNarrow(t *testing.T) {
+	table := Table{Header: []string{"WHAT", "WHERE", "NOTE"}, Width: 25, Below: 1}
+	table.Add("a", "1", "fits here")
+	table.Add("bb", "there", "is too much of it, by far")
+	table.Add("c", "x", "")
+	got := strings.Join(table.Lines(Style{}), "\n")
+	want := "WHAT  WHERE  NOTE\na     1      fits here\nbb    there\n      is too much of it,\n      by far\nc     x"
+	if got != want {
+		t.Errorf("table is\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestProgress(t *testing.T) {
 	steps := []Step{
 		{Group: "internals", Name: "network", State: StepDone, Took: 120 * time.Millisecond, Note: "already there"},

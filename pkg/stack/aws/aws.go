@@ -222,6 +222,7 @@ func (s *Stage) Status(ctx context.Context) ([]api.StatusItem, error) {
 		errs = append(errs, err)
 	} else {
 		items[0].Note = running(states)
+		items[0].Access = "access key " + AccessKey + ", secret key " + SecretKey
 	}
 	if k, err := cloud.Kept(ctx); err != nil {
 		errs = append(errs, err)

@@ -67,6 +67,12 @@ func (s *Stage) Status(ctx context.Context) ([]api.StatusItem, error) {
 		Note:  "https://" + netip.AddrPortFrom(loopback, have.spec.HTTPS).String(),
 	}
 	item.Where = "context " + clusterName
+	if r, err := s.recorded(); err == nil && len(r.Users) > 0 {
+		item.Access = "in " + r.Users[0].Path
+		if more := len(r.Users) - 1; more > 0 {
+			item.Access += fmt.Sprintf(", and %d more", more)
+		}
+	}
 	switch {
 	case !have.complete:
 		item.State, item.Note = stack.StateDegraded, "half-made"

@@ -52,8 +52,9 @@ type Config struct {
 
 // Part is something that another package makes.
 type Part struct {
-	// Ensure converges and says in a few words what it found or did.
-	Ensure func(ctx context.Context) (note string, err error)
+	// Ensure converges and says in a few words what it found or did. It may tell
+	// p more.
+	Ensure func(ctx context.Context, p stack.Progress) (note string, err error)
 	Remove func(ctx context.Context) error
 	// Status looks without changing anything.
 	Status func(ctx context.Context) (api.StatusItem, error)
@@ -93,7 +94,7 @@ func (s *Stage) Down(opts api.DownOptions) []stack.Step {
 // ensure makes a step of a part.
 func ensure(part Part) func(context.Context, stack.Progress) error {
 	return func(ctx context.Context, p stack.Progress) error {
-		note, err := part.Ensure(ctx)
+		note, err := part.Ensure(ctx, p)
 		if err == nil {
 			p.Note("%s", note)
 		}

@@ -23,8 +23,8 @@ func newStage(t *testing.T) (*Stage, *processEngine) {
 	t.Helper()
 	root := t.TempDir()
 	e := &processEngine{flags: allNamespaces}
-	note := func(s string) func(context.Context) (string, error) {
-		return func(context.Context) (string, error) { return s, nil }
+	note := func(s string) func(context.Context, stack.Progress) (string, error) {
+		return func(context.Context, stack.Progress) (string, error) { return s, nil }
 	}
 	up := func(what string) func(context.Context) (api.StatusItem, error) {
 		return func(context.Context) (api.StatusItem, error) {

@@ -188,7 +188,7 @@ func (s *Stage) Status(ctx context.Context) ([]api.StatusItem, error) {
 	}
 	item.Where = "http://" + item.Where
 	if item.State == stack.StateUp {
-		item.Note = "user " + grafanaUser + ", password " + grafanaPassword
+		item.Access = "user " + grafanaUser + ", password " + grafanaPassword
 	}
 	return append(items, item), nil
 }
