@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,25 +68,41 @@ func (s *Server) Start(ctx context.Context) {
 	if s.Log == nil {
 		s.Log = zap.NewNop()
 	}
-	at, err := s.listen(ctx, s.Addr)
-	if err != nil {
-		s.failed(explain(s.Addr, err))
-		return
-	}
 	s.mu.Lock()
-	s.ctx, s.at, s.note = ctx, at, ""
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	s.ctx = ctx
+	if err := s.begin(); err != nil {
+		s.Log.Warn("there is no registry", zap.Error(err))
+	}
+}
+
+// begin listens at Addr; s.mu is held.
+func (s *Server) begin() error {
+	at, err := s.listen(s.ctx, s.Addr)
+	if err != nil {
+		err := &listenError{s.Addr, err}
+		s.note = err.Error() + "; " + err.Hint()
+		return err
+	}
+	s.at, s.note = at, ""
 	s.Log.Info("registry serves", zap.Stringer("address", at), zap.Bool("upstream", s.Upstream != nil))
+	return nil
 }
 
 // ServeAt serves at a further address of this host as well, with the same port,
 // for as long as what Start has begun: containers do not reach the loopback
-// interface, but the gateway of their network.
+// interface, but the gateway of their network. A Server that could not listen
+// tries again.
 func (s *Server) ServeAt(addr netip.Addr) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ctx == nil {
+		return fmt.Errorf("there is no registry: it is off: %w", errdefs.ErrFailedPrecondition)
+	}
 	if s.at == nil {
-		return fmt.Errorf("there is no registry: %s: %w", cmp.Or(s.note, "it is off"), errdefs.ErrFailedPrecondition)
+		if err := s.begin(); err != nil {
+			return fmt.Errorf("there is no registry: %w", err)
+		}
 	}
 	port := s.at.(*net.TCPAddr).AddrPort().Port()
 	if s.also[addr] || s.at.(*net.TCPAddr).AddrPort().Addr().Unmap() == addr {
@@ -95,7 +110,7 @@ func (s *Server) ServeAt(addr netip.Addr) error {
 	}
 	hostport := netip.AddrPortFrom(addr, port).String()
 	if _, err := s.listen(s.ctx, hostport); err != nil {
-		return fmt.Errorf("registry at %s: %s: %w", hostport, explain(hostport, err), errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("there is no registry: %w", &listenError{hostport, err})
 	}
 	if s.also == nil {
 		s.also = map[netip.Addr]bool{}
@@ -148,18 +163,29 @@ func (s *Server) failed(note string) {
 	s.Log.Warn("there is no registry", zap.String("reason", note))
 }
 
-// explain names the process that has the port, if it can be found.
-func explain(addr string, err error) string {
-	if !errors.Is(err, syscall.EADDRINUSE) {
-		return err.Error()
+// listenError says who has an address that cannot be listened on.
+type listenError struct {
+	addr string
+	err  error
+}
+
+func (e *listenError) Error() string {
+	if !errors.Is(e.err, syscall.EADDRINUSE) {
+		return e.err.Error()
 	}
-	note := "the port is taken"
-	if at, perr := netip.ParseAddrPort(addr); perr == nil {
-		if owner, oerr := socket.Listener("/proc", "tcp", at.Addr().AsSlice(), at.Port()); oerr == nil {
-			note = "the port is taken by " + owner.String()
+	owner := "another program"
+	if at, err := netip.ParseAddrPort(e.addr); err == nil {
+		if who, err := socket.Listener("/proc", "tcp", at.Addr().AsSlice(), at.Port()); err == nil {
+			owner = who.String()
 		}
 	}
-	return note + "; another one: sandbox daemon --registry IP:PORT, or SANDBOX_REGISTRY in its environment"
+	return "port " + e.addr + " is taken by " + owner
+}
+
+func (e *listenError) Unwrap() error { return errdefs.ErrFailedPrecondition }
+
+func (e *listenError) Hint() string {
+	return "stop that, or give the registry another port: sandbox daemon --registry IP:PORT, or SANDBOX_REGISTRY in the daemon's environment"
 }
 
 // Address is where it listens, or would.

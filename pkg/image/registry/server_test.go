@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -36,9 +37,17 @@ func TestServer(t *testing.T) {
 
 	// A second one finds the port taken, says by whom, and goes on.
 	second := &registry.Server{Store: to, Addr: item.Where}
-	second.Start(ctx)
+	second.Start(t.Context())
 	if other, _ := second.Status(); other.State != "degraded" || !strings.Contains(other.Note, fmt.Sprintf("(pid %d)", os.Getpid())) || !strings.Contains(other.Note, "--registry") {
 		t.Errorf("a port that is taken: %+v", other)
+	}
+	err := second.ServeAt(netip.MustParseAddr("127.0.0.2"))
+	hint, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err)
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "is taken by") || !ok || !strings.Contains(hint.Hint(), "SANDBOX_REGISTRY") {
+		t.Errorf("a port that is taken: %v", err)
 	}
 
 	// Its end is that of the context, with the connections that are open.
@@ -48,15 +57,26 @@ func TestServer(t *testing.T) {
 	}
 	resp.Body.Close()
 	stop()
+	gone := false
 	for range 500 {
 		conn, err := net.Dial("tcp", item.Where)
-		if err != nil {
-			return
+		if gone = err != nil; gone {
+			break
 		}
 		conn.Close()
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Error("it serves after its end")
+	if !gone {
+		t.Fatal("it serves after its end")
+	}
+
+	// The port is free: the second tries again when it is asked to serve.
+	if err := second.ServeAt(netip.MustParseAddr("127.0.0.2")); err != nil {
+		t.Error(err)
+	}
+	if other, _ := second.Status(); other.State != "up" {
+		t.Errorf("a port that was taken: %+v", other)
+	}
 }
 
 // TestServeAt: the same images at a second address of this host, by which it
