@@ -16,8 +16,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/sandboxlabs/sandbox/pkg/embedded"
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker/dockertest"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 var update = flag.Bool("update", false, "write the golden --help files instead of comparing")
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 		os.Exit(runInOwnNetwork())
 	}
 	if os.Getenv(ownNetwork) != "" && filepath.Base(os.Args[0]) != "sandbox" {
-		if err := errors.Join(loopbackUp(), mountSysfs()); err != nil {
+		if err := errors.Join(loopbackUp(), dockertest.MountSysfs()); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -68,23 +68,6 @@ func loopbackUp() error {
 		return err
 	}
 	return netlink.LinkSetUp(lo)
-}
-
-// mountSysfs shows the links of the new namespace in /sys/class/net: a sysfs is
-// that of the namespace in which it was mounted. What is mounted below it stays.
-func mountSysfs() error {
-	const sys, cgroups = "/sys", "/sys/fs/cgroup"
-	aside, err := os.MkdirTemp("", "sbt")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(aside)
-	return errors.Join(
-		unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""),
-		unix.Mount(cgroups, aside, "", unix.MS_BIND|unix.MS_REC, ""),
-		unix.Mount("sysfs", sys, "sysfs", 0, ""),
-		unix.Mount(aside, cgroups, "", unix.MS_MOVE, ""),
-	)
 }
 
 const (

@@ -71,6 +71,30 @@ func Client(t testing.TB) *client.Client {
 	return c
 }
 
+// Another starts a second engine, for the time of a test, and returns its
+// address. It has no network, so that it does not disturb the first.
+func Another(t testing.TB, args ...string) string {
+	t.Helper()
+	Host(t)
+	dir, err := os.MkdirTemp("", "sbd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, err := start(dir, append([]string{"--bridge", "none", "--iptables=false"}, args...))
+	t.Cleanup(func() {
+		if err == nil {
+			err = stop()
+		}
+		if err := errors.Join(err, removeMounts(dir+"/"), removeCgroups(filepath.Base(dir)), os.RemoveAll(dir)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return socket(dir)
+}
+
 func socket(dir string) string { return "unix://" + dir + "/docker.sock" }
 
 func able() error {
@@ -147,8 +171,8 @@ var engine struct {
 
 // boot makes the namespaces' mounts and links what a machine has at its start.
 func boot() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+	if err := MountSysfs(); err != nil { // and makes all mounts private
+		return err
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
@@ -164,6 +188,23 @@ func boot() error {
 		return fmt.Errorf("set up lo: %w", err)
 	}
 	return nil
+}
+
+// MountSysfs shows the links of this network namespace in /sys/class/net: a sysfs
+// is that of the namespace in which it was mounted. The cgroups below it stay.
+func MountSysfs() error {
+	const sys, cgroups = "/sys", "/sys/fs/cgroup"
+	aside, err := os.MkdirTemp("", "sbt")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(aside)
+	return errors.Join(
+		unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""),
+		unix.Mount(cgroups, aside, "", unix.MS_BIND|unix.MS_REC, ""),
+		unix.Mount("sysfs", sys, "sysfs", 0, ""),
+		unix.Mount(aside, cgroups, "", unix.MS_MOVE, ""),
+	)
 }
 
 // mountRun has /run empty. What Docker and its tools keep there is not the

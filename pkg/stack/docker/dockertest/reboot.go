@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ func reboot() error {
 	if err := allGone(); err != nil {
 		return err
 	}
-	errs := []error{removeMounts(), removeLinks(), removeRules()}
+	errs := []error{removeMounts(engine.dir+"/", "/run/"), removeLinks(), removeRules()}
 	for _, name := range []string{"exec", "pid", "docker.sock"} { // a machine has them in /run
 		errs = append(errs, os.RemoveAll(filepath.Join(engine.dir, name)))
 	}
@@ -70,9 +71,8 @@ func allGone() error {
 	return errors.New("processes do not die")
 }
 
-// removeMounts takes away what was mounted below the engine's folder and /run,
-// the latest first.
-func removeMounts() error {
+// removeMounts takes away what was mounted below folders, the latest first.
+func removeMounts(folders ...string) error {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return err
@@ -83,7 +83,8 @@ func removeMounts() error {
 		if len(fields) < 5 {
 			continue
 		}
-		if at := fields[4]; strings.HasPrefix(at, engine.dir+"/") || at == "/run" || strings.HasPrefix(at, "/run/") {
+		at := fields[4]
+		if slices.ContainsFunc(folders, func(dir string) bool { return strings.HasPrefix(at+"/", dir) }) {
 			if err := unix.Unmount(at, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 				return fmt.Errorf("unmount %s: %w", at, err)
 			}
