@@ -120,6 +120,9 @@ func (d *Daemon) postDown(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if opts.Purge {
+		if err := d.changes.Free(api.ChangeDown); err != nil {
+			return err // and nothing is ended
+		}
 		// Builds and pulls would go on making what the purge takes away.
 		ctx, cancel := context.WithTimeout(r.Context(), imagesTimeout)
 		defer cancel()

@@ -126,6 +126,17 @@ func (m *Manager) Begin(kind string, options any) (api.ChangeRef, error) {
 	return api.ChangeRef{ID: c.ID}, nil
 }
 
+// Free is the error of a Begin of this kind that a change of another stands in
+// the way of.
+func (m *Manager) Free(kind string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if r := m.running; r != nil && r.Kind != kind {
+		return &busyError{r.snapshot(), r.Aborting}
+	}
+	return nil
+}
+
 // coversUp reports whether an `up` that is under way does all that another would.
 func (c *change) coversUp(raw json.RawMessage, plan *stack.Plan) bool {
 	var one, other api.UpOptions

@@ -133,7 +133,10 @@ func (s *Service) resolve(ctx context.Context, opts api.ImagePull) (api.Pulled, 
 		err = failure(report)
 	}
 	if err != nil {
-		return api.Pulled{}, err
+		if ctx.Err() != nil {
+			return api.Pulled{}, err
+		}
+		return api.Pulled{}, &notBuiltError{missing, err}
 	}
 	if img, err = s.Store.Resolve(opts.Name); err != nil {
 		return api.Pulled{}, err
@@ -169,6 +172,30 @@ type buildFailed struct{ wire *api.Error }
 func (e *buildFailed) Error() string { return e.wire.Message }
 func (e *buildFailed) Unwrap() error { return errdefs.ErrFailedPrecondition }
 func (e *buildFailed) Hint() string  { return e.wire.Hint }
+
+// notBuiltError is that of an image that neither a registry nor its recipe
+// gives.
+type notBuiltError struct {
+	missing *NotFoundError
+	err     error
+}
+
+func (e *notBuiltError) Error() string {
+	return fmt.Sprintf("%v, and its recipe cannot be built: %v", e.missing, e.err)
+}
+
+func (e *notBuiltError) Unwrap() error { return e.err }
+
+func (e *notBuiltError) Hint() string {
+	if h, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](e.err); ok && h.Hint() != "" {
+		return h.Hint()
+	}
+	return "a recipe needs the internet, or mirrors of packages: is a proxy to be set? Without, bring the image in: " +
+		"`sandbox image import FILE` reads an archive, `sandbox image import --from docker NAME` takes what Docker has"
+}
 
 // Base is build.Builder's Pull: it brings in the image of a FROM.
 func (s *Service) Base(ctx context.Context, ref string) (image.Image, error) {
