@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/sandboxlabs/sandbox/pkg/api"
@@ -106,6 +107,9 @@ func (p *program) run(ctx context.Context, args []string) error {
 	if e, ok := errors.AsType[*usageError](err); ok && e.command == "" {
 		e.command = command
 	}
+	if e, ok := errors.AsType[*api.Error](err); ok && e.Class == api.ClassInvalidArgument && e.Hint == "" {
+		e.Hint = "see: " + command + " --help"
+	}
 	return err
 }
 
@@ -164,9 +168,15 @@ func (p *program) commands() []*cli.Command {
 // which would make `sandbox run help` something else than the image help.
 func prepare(c *cli.Command) {
 	c.HideHelpCommand = true
+	c.OnUsageError = wrongValue
 	for _, s := range c.Subcommands {
 		prepare(s)
 	}
+}
+
+// wrongValue is a flag's value that the library cannot read.
+func wrongValue(_ *cli.Context, err error, _ bool) error {
+	return usagef("%s", strings.Replace(err.Error(), "for flag -", "for --", 1))
 }
 
 // takesCommand are the commands whose arguments, from the first one on, are a
