@@ -123,6 +123,25 @@ func (e *Engine) start(ctx context.Context, c *client.Client, s Service, done st
 	return "", fmt.Errorf("start container %s: %w", name, err)
 }
 
+// CheckPorts says who has a port that one of these services is to have and does
+// not have yet: before any of them is begun.
+func (e *Engine) CheckPorts(ctx context.Context, services ...Service) error {
+	c, err := e.Client()
+	if err != nil {
+		return err
+	}
+	for _, s := range services {
+		have, err := c.ContainerInspect(ctx, s.containerName())
+		if err == nil && have.State.Running && have.Config.Labels[LabelState] == e.State {
+			continue // with these ports, or to be made anew with others
+		}
+		if err := e.freePorts(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // freePorts says who has a port that the service is to have.
 func (e *Engine) freePorts(s Service) error {
 	for _, p := range s.Ports {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 
@@ -84,7 +86,25 @@ func (s *Stage) info(ctx context.Context) (system.Info, error) {
 			"unset DOCKER_HOST, and install Docker's engine as root's: sudo sandbox doctor --fix",
 		)
 	}
-	return info, nil
+	return info, s.cgroups(info)
+}
+
+// cgroups refuses an engine that cannot give containers their cgroups: it starts,
+// and fails with each container.
+func (s *Stage) cgroups(info system.Info) error {
+	const hint = `in /etc/docker/daemon.json: "exec-opts": ["native.cgroupdriver=cgroupfs"]; then restart Docker`
+	switch info.CgroupDriver {
+	case "systemd":
+		// sd_booted(3)
+		if _, err := os.Stat("/run/systemd/system"); errors.Is(err, fs.ErrNotExist) {
+			return stack.WithHint(
+				fmt.Errorf("Docker has the cgroup driver systemd, and systemd does not run here: no container would start: %w", errdefs.ErrFailedPrecondition), hint)
+		}
+	case "none":
+		return stack.WithHint(
+			fmt.Errorf("Docker has no cgroup driver: the nodes of a cluster need cgroups: %w", errdefs.ErrFailedPrecondition), hint)
+	}
+	return nil
 }
 
 func describe(info system.Info, free uint64, known bool) string {
