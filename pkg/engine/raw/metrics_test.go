@@ -166,6 +166,9 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if without["pids"] == "" {
+		spec.Resources.PidsLimit = 40
+	}
 	if has&cgroup.CPU != 0 {
 		spec.Resources.NanoCPUs = 300_000_000
 	}
@@ -214,6 +217,9 @@ func TestMetrics(t *testing.T) {
 	}
 	if has&cgroup.CPU != 0 && got["container_cpu_cfs_throttled_periods_total"] == 0 {
 		t.Error("it was never throttled")
+	}
+	if without["pids"] == "" && got["container_threads_max"] != 40 {
+		t.Errorf("limit of threads %v", got["container_threads_max"])
 	}
 	if without["memory"] == "" && (got["container_spec_memory_limit_bytes"] != 128<<20 || got["container_memory_cache"] < 8<<20) {
 		t.Errorf("limit %v, cache %v", got["container_spec_memory_limit_bytes"], got["container_memory_cache"])
