@@ -38,7 +38,7 @@ type tried struct {
 // newWalk returns what tries the promises of this machine's stack.
 func newWalk(t tried, log *zap.Logger) *verify.Walk {
 	return verify.New(verify.Config{
-		Engine: t.engine, Images: t.containers.Images, Cluster: t.cluster, Monitoring: t.monitoring,
+		Engine: t.engine, Images: t.containers.Images, Docker: t.containers, Cluster: t.cluster, Monitoring: t.monitoring,
 		Alerts: t.observed.alerts.List, Log: log.Named("verify"),
 		NoMemoryLimit: func() string { return t.host.Lacks("memory") },
 		Tofu:          tofu(t.dirs, t.images), Folder: t.dirs.StageDir("verify"), Plugins: t.dirs.Providers(),

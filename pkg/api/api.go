@@ -146,6 +146,8 @@ type DownOptions struct {
 type VerifyOptions struct {
 	// Only some of the promises, by name, and those that they need.
 	Only []string `json:"only,omitempty"`
+	// Offline is that of UpOptions.
+	Offline bool `json:"offline,omitempty"`
 }
 
 // Change is long work that can be followed, aborted and resumed.

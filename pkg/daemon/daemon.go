@@ -234,7 +234,12 @@ func (d *Daemon) plan(kind string, options json.RawMessage) (*stack.Plan, error)
 		if err := json.Unmarshal(options, &opts); err != nil {
 			return nil, fmt.Errorf("options of verify: %w", err)
 		}
-		return d.Verify(opts.Only)
+		plan, err := d.Verify(opts.Only)
+		if err != nil {
+			return nil, err
+		}
+		plan.Images = &stack.Sources{Offline: opts.Offline}
+		return plan, nil
 	}
 	return nil, fmt.Errorf("unknown kind of change %q", kind)
 }

@@ -14,6 +14,7 @@ type Image struct {
 	// endpoint as its mirror.
 	Name   string
 	Digest string // of the manifest
+	ID     string // digest of the config
 	From   string // "local store", "archive FILE", "registry HOST" or "recipe NAME"
 	Source string // how it once came into the store, in the words of api.Image
 }

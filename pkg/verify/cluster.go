@@ -35,7 +35,7 @@ func (w *Walk) kubectl(ctx context.Context, args ...string) (string, error) {
 // apply applies the manifests of a folder.
 func (w *Walk) apply(ctx context.Context, folder string, p stack.Progress) error {
 	images := map[string]stack.Image{}
-	for _, name := range []string{demoApp, "toolbox"} {
+	for _, name := range []string{demoApp, toolbox} {
 		img, err := w.Images.Ensure(ctx, name, p)
 		if err != nil {
 			return err
@@ -66,7 +66,21 @@ func (w *Walk) deploy(ctx context.Context, p stack.Progress) error {
 	if _, err := w.kubectl(ctx, "wait", "--for=condition=Ready", "pod/guarded", "pod/friend", "pod/stranger", limit); err != nil {
 		return errors.Join(err, w.events(ctx))
 	}
-	return kept(p, "5 pods ready after %.1f s", time.Since(begun).Seconds())
+	took := time.Since(begun)
+	img, err := w.Images.Ensure(ctx, demoApp, p)
+	if err != nil {
+		return err
+	}
+	made, err := w.kubectl(ctx, "get", "pods", "--selector=app=demo-app", "--output=jsonpath={.items[*].status.containerStatuses[*].imageID}")
+	if err != nil {
+		return err
+	}
+	for id := range strings.FieldsSeq(made) {
+		if !strings.HasSuffix(id, "@"+img.Digest) {
+			return fmt.Errorf("a pod runs the image %s, and not %s@%s", id, img.Name, img.Digest)
+		}
+	}
+	return kept(p, "5 pods ready after %.1f s; the image is %s", took.Seconds(), short(img.Digest))
 }
 
 // events are what the cluster says about pods that do not start.

@@ -15,18 +15,25 @@ import (
 
 const (
 	demoApp = "demo-app"
+	// toolbox is in every store, and can hold memory as well.
+	toolbox = "toolbox"
 	appPort = 8080
 	// memoryLimit is what the app gets, and holdings what it then tries to have.
 	memoryLimit = 48 << 20 // bytes
 	holdings    = "256Mi"
 )
 
-// start makes a container of the demo app by hand.
-func (w *Walk) start(ctx context.Context, spec api.ContainerSpec, p stack.Progress) (api.Container, error) {
+// startApp makes a container of the demo app by hand.
+func (w *Walk) startApp(ctx context.Context, spec api.ContainerSpec, p stack.Progress) (api.Container, error) {
 	img, err := w.Images.Ensure(ctx, demoApp, p)
 	if err != nil {
 		return api.Container{}, err
 	}
+	return w.start(ctx, img, spec)
+}
+
+// start makes a container by hand.
+func (w *Walk) start(ctx context.Context, img stack.Image, spec api.ContainerSpec) (api.Container, error) {
 	spec.Image, spec.Labels = img.Name, map[string]string{Label: "true"}
 	c, err := w.Engine.Create(ctx, spec, nil)
 	if err != nil {
@@ -39,28 +46,45 @@ func (w *Walk) start(ctx context.Context, spec api.ContainerSpec, p stack.Progre
 }
 
 func (w *Walk) answersRaw(ctx context.Context, p stack.Progress) error {
-	c, err := w.start(ctx, api.ContainerSpec{Name: "sandbox-verify-runs"}, p)
+	img, err := w.Images.Ensure(ctx, demoApp, p)
 	if err != nil {
 		return err
+	}
+	c, err := w.start(ctx, img, api.ContainerSpec{Name: "sandbox-verify-runs"})
+	if err != nil {
+		return err
+	}
+	if c.ImageID != img.ID {
+		return fmt.Errorf("the container was made of the image %s, and not of %s, which is %s", c.ImageID, img.Name, img.ID)
 	}
 	url := fmt.Sprintf("http://%s:%d/version", c.IP, appPort)
 	begun := time.Now()
 	if err := poll(ctx, 10*time.Second, func(ctx context.Context) error { return get(ctx, url, "", nil) }); err != nil {
 		return err
 	}
-	p.Note("%s answers after %d ms", url, time.Since(begun).Milliseconds())
+	p.Note("%s answers after %d ms; the image is %s", url, time.Since(begun).Milliseconds(), short(img.Digest))
 	return w.Engine.Remove(ctx, c.ID, true)
 }
 
-// killedByLimit has the app hold more memory than it may have.
+// killedByLimit has the app hold more memory than it may have; or, where the app
+// is not to be had, a program of the toolbox: the kernel treats both alike.
 func (w *Walk) killedByLimit(ctx context.Context, p stack.Progress) error {
 	if why := w.NoMemoryLimit(); why != "" {
 		return &stack.Skip{Reason: "not possible here: " + why}
 	}
-	c, err := w.start(ctx, api.ContainerSpec{
-		Name: "sandbox-verify-memory", Command: []string{"-memory", holdings},
+	command, instead := []string{"-memory", holdings}, ""
+	img, err := w.Images.Ensure(ctx, demoApp, p)
+	if errdefs.IsNotFound(err) {
+		command, instead = []string{"stress", "--memory", holdings}, ", in the image "+toolbox+": the app's is not here"
+		img, err = w.Images.Ensure(ctx, toolbox, p)
+	}
+	if err != nil {
+		return err
+	}
+	c, err := w.start(ctx, img, api.ContainerSpec{
+		Name: "sandbox-verify-memory", Command: command,
 		Resources: api.Resources{Memory: memoryLimit, MemorySwap: memoryLimit},
-	}, p)
+	})
 	if err != nil {
 		return err
 	}
@@ -73,7 +97,7 @@ func (w *Walk) killedByLimit(ctx context.Context, p stack.Progress) error {
 	if !exit.OOMKilled || exit.Code != 137 {
 		return fmt.Errorf("with %s in its memory and a limit of %d MiB it exited with code %d, not killed by the kernel", holdings, memoryLimit>>20, exit.Code)
 	}
-	p.Note("at %d MiB, with exit code 137", memoryLimit>>20)
+	p.Note("at %d MiB, with exit code 137%s", memoryLimit>>20, instead)
 	return w.Engine.Remove(ctx, c.ID, true)
 }
 

@@ -103,7 +103,7 @@ func (w *Walk) shows(ctx context.Context, p stack.Progress) error {
 	if limits == "" {
 		resources = api.Resources{Memory: memoryLimit, NanoCPUs: 2e8}
 	}
-	c, err := w.start(ctx, api.ContainerSpec{Name: "sandbox-verify-shows", Command: []string{"-cpu", "0.3"}, Resources: resources}, p)
+	c, err := w.startApp(ctx, api.ContainerSpec{Name: "sandbox-verify-shows", Command: []string{"-cpu", "0.3"}, Resources: resources}, p)
 	if err != nil {
 		return err
 	}

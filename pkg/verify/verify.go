@@ -33,6 +33,7 @@ type Config struct {
 	// NoMemoryLimit says why this host's containers can have none; "" when they
 	// can.
 	NoMemoryLimit func() string
+	Docker        Docker
 	Cluster       Cluster
 	Monitoring    Monitoring
 	// Tofu returns the path of OpenTofu or Terraform: errdefs.ErrNotFound if this
@@ -79,6 +80,7 @@ func (w *Walk) promises() []promise {
 	return []promise{
 		{"runs", "the demo app answers in a container made by hand", nil, w.answersRaw},
 		{"memory", "a memory limit kills it in a container made by hand", nil, w.killedByLimit},
+		{"docker", "the same image runs under Docker, and answers over HTTP", nil, w.answersDocker},
 		{"deployed", "the same image runs in the cluster", nil, w.deploy},
 		{"ingress", "it answers over HTTP through Ingress and Service", []string{"deployed"}, w.answersThroughIngress},
 		{"dns", "pods find services by name", []string{"deployed"}, w.resolves},
@@ -136,7 +138,7 @@ const leftovers = "start"
 
 // clean takes away what walks make.
 func (w *Walk) clean(ctx context.Context, _ stack.Progress) error {
-	return errors.Join(w.removeContainers(ctx), w.removeRules(ctx), w.removeFolder(), w.removeNamespace(ctx))
+	return errors.Join(w.removeContainers(ctx), w.Docker.Remove(ctx, stageName, true), w.removeRules(ctx), w.removeFolder(), w.removeNamespace(ctx))
 }
 
 // poll asks until ask returns nil or the time is over: then its last error

@@ -39,7 +39,7 @@ func (s ForStack) Ensure(ctx context.Context, name string, p stack.Progress) (st
 	}
 	found := stack.Image{
 		Ref:  s.Address() + "/" + reference.FamiliarString(named),
-		Name: img.Name, Digest: img.Descriptor.Digest.String(), From: from, Source: img.Source,
+		Name: img.Name, Digest: img.Descriptor.Digest.String(), ID: img.ID.String(), From: from, Source: img.Source,
 	}
 	p.Image(found)
 	return found, nil

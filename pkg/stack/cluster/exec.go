@@ -32,14 +32,19 @@ const fileLimit = 1 << 20 // bytes
 // what it says.
 func (s *Stage) Kubectl(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
 	have, err := s.find(ctx)
-	if err != nil {
+	if err != nil && !noEngine(err) {
 		return nil, err
 	}
 	n, ok := have.controlPlane()
 	if !ok || !have.complete {
-		return nil, stack.WithHint(fmt.Errorf("there is no cluster: %w", errdefs.ErrFailedPrecondition), "sudo sandbox up --only "+Name)
+		return nil, errNone()
 	}
 	return s.kubectl(ctx, n, stdin, args...)
+}
+
+// errNone says that there is no cluster, perhaps for want of a Docker engine.
+func errNone() error {
+	return stack.WithHint(fmt.Errorf("there is no cluster: %w", errdefs.ErrFailedPrecondition), "sudo sandbox up --only "+Name)
 }
 
 func (s *Stage) kubectl(ctx context.Context, n node, stdin io.Reader, args ...string) ([]byte, error) {

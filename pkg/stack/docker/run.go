@@ -273,6 +273,30 @@ func remove(ctx context.Context, c *client.Client, id string) error {
 	}
 }
 
+// Digests are those of the image that the service was made of, as registries
+// have it: none for one that came from nowhere.
+func (e *Engine) Digests(ctx context.Context, s Service) ([]string, error) {
+	c, err := e.Client()
+	if err != nil {
+		return nil, err
+	}
+	have, err := c.ContainerInspect(ctx, s.containerName())
+	if err != nil {
+		return nil, e.explain(fmt.Errorf("inspect container %s: %w", s.containerName(), err))
+	}
+	img, err := c.ImageInspect(ctx, have.Image)
+	if err != nil {
+		return nil, fmt.Errorf("inspect image %s: %w", have.Image, err)
+	}
+	var digests []string
+	for _, name := range img.RepoDigests {
+		if _, digest, ok := strings.Cut(name, "@"); ok {
+			digests = append(digests, digest)
+		}
+	}
+	return digests, nil
+}
+
 // Status says whether the service runs, and where.
 func (e *Engine) Status(ctx context.Context, s Service) (api.StatusItem, error) {
 	item := api.StatusItem{What: s.Name, State: stack.StateDown}

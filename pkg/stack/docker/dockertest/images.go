@@ -21,7 +21,7 @@ func (i Images) Ensure(_ context.Context, name string, p stack.Progress) (stack.
 		return stack.Image{}, err
 	}
 	found := stack.Image{
-		Ref: i.Endpoint.Address() + "/" + img.Name, Name: img.Name, Digest: img.Descriptor.Digest.String(), From: "local store",
+		Ref: i.Endpoint.Address() + "/" + img.Name, Name: img.Name, Digest: img.Descriptor.Digest.String(), ID: img.ID.String(), From: "local store",
 	}
 	p.Image(found)
 	return found, nil
