@@ -93,7 +93,7 @@ func TestChoices(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = up(api.Settings{Ports: map[string]uint16{"web": 81}})
-	wantClass(t, err, api.ClassConflict, "change 1 (up) is under way, since 0s, at a: slow")
+	wantClass(t, err, api.ClassConflict, "change 1 (up) is under way, begun 0s ago, at a: slow")
 	if again, err := up(api.Settings{}); err != nil || !again.Joined || again.ID != ref.ID {
 		t.Errorf("%+v, %v", again, err)
 	}

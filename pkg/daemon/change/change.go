@@ -158,7 +158,7 @@ func (e *busyError) Error() string {
 	if e.aborting {
 		return fmt.Sprintf("change %s (%s) is being aborted", e.other.ID, e.other.Kind)
 	}
-	text := fmt.Sprintf("change %s (%s) is under way, since %s", e.other.ID, e.other.Kind, time.Since(e.other.Created).Round(time.Second))
+	text := fmt.Sprintf("change %s (%s) is under way, begun %s ago", e.other.ID, e.other.Kind, time.Since(e.other.Created).Round(time.Second))
 	var now []string
 	for _, t := range e.other.Tasks {
 		if t.Status == api.Doing {

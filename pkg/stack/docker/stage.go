@@ -98,11 +98,11 @@ func (s *Stage) cgroups(info system.Info) error {
 		// sd_booted(3)
 		if _, err := os.Stat("/run/systemd/system"); errors.Is(err, fs.ErrNotExist) {
 			return stack.WithHint(
-				fmt.Errorf("Docker has the cgroup driver systemd, and systemd does not run here: no container would start: %w", errdefs.ErrFailedPrecondition), hint)
+				fmt.Errorf("the Docker engine has the cgroup driver systemd, and systemd does not run here: no container would start: %w", errdefs.ErrFailedPrecondition), hint)
 		}
 	case "none":
 		return stack.WithHint(
-			fmt.Errorf("Docker has no cgroup driver: the nodes of a cluster need cgroups: %w", errdefs.ErrFailedPrecondition), hint)
+			fmt.Errorf("the Docker engine has no cgroup driver: the nodes of a cluster need cgroups: %w", errdefs.ErrFailedPrecondition), hint)
 	}
 	return nil
 }
