@@ -4,9 +4,7 @@
 package stack_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/stack/docker/dockertest"
 )
 
@@ -80,16 +77,26 @@ func kept(t *testing.T) string {
 	return filepath.Join(cache, "sandbox", "images")
 }
 
-// newSandbox has the images of the recipes in its store.
+// newSandbox has the images of the recipes in its store, and its daemon runs.
 func newSandbox(t *testing.T) *sandbox {
 	t.Helper()
-	docker := dockertest.Host(t)
 	from := kept(t)
 	if _, err := os.Stat(filepath.Join(from, "images", "index.json")); err != nil {
 		t.Skipf("the images of the recipes are not built: go test ./images -run TestRecipes (%v)", err)
 	}
 	// On the same file system, so that its blobs need no room.
-	dir, err := os.MkdirTemp(filepath.Dir(from), "stack")
+	s := bareSandbox(t, filepath.Dir(from), dockertest.Host(t))
+	if err := link(filepath.Join(from, "images"), filepath.Join(s.root, "images")); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	return s
+}
+
+// bareSandbox has nothing but its names, in a new folder below parent.
+func bareSandbox(t *testing.T, parent, docker string) *sandbox {
+	t.Helper()
+	dir, err := os.MkdirTemp(parent, "stack")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,10 +115,6 @@ func newSandbox(t *testing.T) *sandbox {
 			t.Error(err)
 		}
 	})
-	if err := link(filepath.Join(from, "images"), filepath.Join(s.root, "images")); err != nil {
-		t.Fatal(err)
-	}
-	s.start()
 	return s
 }
 
@@ -185,33 +188,16 @@ func (s *sandbox) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// change runs a command that is a change, and shows how it went.
-func (s *sandbox) change(args ...string) (c api.Change, took time.Duration) {
-	s.t.Helper()
-	var out, errs bytes.Buffer
-	cmd := s.command(s.t.Context(), append(args, "--json")...)
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	begun := time.Now()
-	err := cmd.Run()
-	took = time.Since(begun)
-	if jerr := json.Unmarshal(out.Bytes(), &c); jerr != nil {
-		s.t.Fatalf("sandbox %s: %v, %v\n%s", strings.Join(args, " "), err, jerr, errs.Bytes())
-	}
-	for _, task := range c.Tasks {
-		s.t.Logf("%-8s %-10s %s: %.1f s %s%s", task.Status, task.Stage, task.Name, task.Took.Seconds(), task.Note, task.Error)
-	}
-	if err != nil {
-		s.t.Fatalf("sandbox %s: %v\n%s", strings.Join(args, " "), err, errs.Bytes())
-	}
-	return c, took
-}
-
 // tail is the end of a file.
 func tail(name string, lines int) string {
 	b, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return ""
 	}
-	all := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return tailOf(string(b), lines)
+}
+
+func tailOf(text string, lines int) string {
+	all := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }

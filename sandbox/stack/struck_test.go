@@ -1,12 +1,9 @@
 package stack_test
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -83,8 +80,8 @@ func (s *sandbox) strike(after time.Duration, daemon bool) (ended bool, took tim
 	<-up.ended
 	s.t.Logf("%s after %.1f s: exit code %d, %.1f s later, at %s", what, after.Seconds(), up.code(), time.Since(struck).Seconds(), up.at())
 	// In the first moments there is no change yet.
-	if early := after < time.Second && (up.code() == code || daemon && up.code() == 1); !early && (up.code() != code || !bytes.Contains(up.said.Bytes(), []byte(says))) {
-		s.t.Errorf("%s after %v: exit code %d\n%s", what, after, up.code(), up.said.Bytes())
+	if early := after < time.Second && (up.code() == code || daemon && up.code() == 1); !early && (up.code() != code || !strings.Contains(up.errs.String(), says)) {
+		s.t.Errorf("%s after %v: exit code %d\n%s", what, after, up.code(), up.errs.String())
 	}
 	if daemon {
 		s.start()
@@ -92,50 +89,10 @@ func (s *sandbox) strike(after time.Duration, daemon bool) (ended bool, took tim
 	return false, 0
 }
 
-// running is a command under way.
-type running struct {
-	cmd   *exec.Cmd
-	said  bytes.Buffer
-	ended chan struct{} // closed when the rest is final
-	err   error
-	took  time.Duration
-}
-
-func (s *sandbox) begin(args ...string) *running {
-	s.t.Helper()
-	r := &running{cmd: s.command(s.t.Context(), args...), ended: make(chan struct{})}
-	r.cmd.Stdout, r.cmd.Stderr = &r.said, &r.said
-	begun := time.Now()
-	if err := r.cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	go func() {
-		r.err = r.cmd.Wait()
-		r.took = time.Since(begun)
-		close(r.ended)
-	}()
-	return r
-}
-
-// code is the exit code of a command that has ended, as a shell has it.
-func (r *running) code() int {
-	exit, ok := errors.AsType[*exec.ExitError](r.err)
-	switch {
-	case ok:
-		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-			return 128 + int(status.Signal())
-		}
-		return exit.ExitCode()
-	case r.err != nil:
-		return -1
-	}
-	return 0
-}
-
 // at is how far an `up` says that it came.
 func (r *running) at() string {
 	var done, aborted []string
-	for line := range strings.Lines(r.said.String()) {
+	for line := range strings.Lines(r.errs.String()) {
 		words := strings.Fields(line)
 		if len(words) < 3 {
 			continue
