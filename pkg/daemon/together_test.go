@@ -65,8 +65,9 @@ func (*refusing) Check(_ context.Context, opts api.UpOptions) error {
 // TestChoices: what was refused is not kept, and an `up` with other choices does
 // not join.
 func TestChoices(t *testing.T) {
-	release := make(chan struct{})
+	begun, release := make(chan struct{}), make(chan struct{})
 	d := start(t, withStages(t, &refusing{testStage{name: "a", up: []stack.Step{{Name: "slow", Do: func(ctx context.Context, _ stack.Progress) error {
+		close(begun)
 		select {
 		case <-release:
 		case <-ctx.Done():
@@ -92,6 +93,7 @@ func TestChoices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	<-begun
 	_, err = up(api.Settings{Ports: map[string]uint16{"web": 81}})
 	wantClass(t, err, api.ClassConflict, "change 1 (up) is under way, begun 0s ago, at a: slow")
 	if again, err := up(api.Settings{}); err != nil || !again.Joined || again.ID != ref.ID {

@@ -65,15 +65,16 @@ func TestEnsureSources(t *testing.T) {
 		name    string
 		sources *stack.Sources
 		from    string
+		source  string // of the image itself
 	}{
-		{"here", sources, "local store"},
-		{"app", sources, "archive stack.tar"},
-		{"app", nil, "local store"},
-		{"own", sources, "recipe own"},
-		{"own", sources, "local store"},
+		{"here", sources, "local store", "archive"},
+		{"app", sources, "archive stack.tar", "archive"},
+		{"app", nil, "local store", "archive"},
+		{"own", sources, "recipe own", "recipe"},
+		{"own", sources, "local store", "recipe"},
 	} {
 		task, err := ensure(t, s, c.name, c.sources)
-		if err != nil || len(task.Images) != 1 || task.Images[0] != (api.UsedImage{Name: c.name + ":latest", From: c.from}) {
+		if err != nil || len(task.Images) != 1 || task.Images[0] != (api.UsedImage{Name: c.name + ":latest", From: c.from, Source: c.source}) {
 			t.Errorf("%s: %+v, %v, want it from %s", c.name, task.Images, err, c.from)
 		}
 	}
