@@ -32,11 +32,11 @@ func (s *scan) modules(name string, info *buildinfo.BuildInfo) {
 		if m == nil {
 			continue
 		}
-		if m.Replace != nil {
+		if m.Replace != nil && !isFolder(m.Replace.Path) {
 			m = m.Replace
 		}
 		p := module(m.Path, m.Version, name)
-		if p.Name != "" && !strings.HasPrefix(p.Name, ".") && !path.IsAbs(p.Name) { // a replacement by a folder has no version
+		if p.Name != "" && !isFolder(p.Name) && (m.Replace == nil || m.Version != placeholder) {
 			deps = append(deps, p.PURL)
 			s.add(p, nil)
 		}
@@ -51,6 +51,14 @@ func (s *scan) modules(name string, info *buildinfo.BuildInfo) {
 	main.DependsOn = deps
 	s.add(main, nil)
 }
+
+// placeholder is required where nothing but a replacement is meant.
+const placeholder = "v0.0.0"
+
+// isFolder tells a replacement by a folder from one by a module. A folder has no
+// name and no version of its own: it is a copy, with changes, of what it
+// replaces.
+func isFolder(name string) bool { return strings.HasPrefix(name, ".") || path.IsAbs(name) }
 
 // readBuildInfo: debug/elf is not made for hostile files, by its own words, and
 // may panic.

@@ -91,6 +91,7 @@ func TestModules(t *testing.T) {
 			{Path: "a.org/b", Version: "v1.0.0", Replace: &debug.Module{Path: "a.org/fork", Version: "v2.0.0"}},
 			{Path: "a.org/c", Version: "v1.0.0", Replace: &debug.Module{Path: "../c"}},
 			{Path: "a.org/d", Version: "v1.0.0", Replace: &debug.Module{Path: "/src/d"}},
+			{Path: "a.org/e", Version: "v0.0.0", Replace: &debug.Module{Path: "./e"}},
 			nil,
 		},
 	})
@@ -102,9 +103,9 @@ func TestModules(t *testing.T) {
 		got = append(got, p.PURL+" "+strings.Join(p.DependsOn, " "))
 	}
 	want := []string{
-		"pkg:golang/a.org/a@v1.0.0 ", "pkg:golang/a.org/fork@v2.0.0 ", "pkg:golang/cmd/gofmt@1.26.8 pkg:golang/stdlib@1.26.8",
+		"pkg:golang/a.org/a@v1.0.0 ", "pkg:golang/a.org/c@v1.0.0 ", "pkg:golang/a.org/d@v1.0.0 ", "pkg:golang/a.org/fork@v2.0.0 ", "pkg:golang/cmd/gofmt@1.26.8 pkg:golang/stdlib@1.26.8",
 		"pkg:golang/command-line-arguments pkg:golang/stdlib@1.26.8",
-		"pkg:golang/example.com/x pkg:golang/a.org/a@v1.0.0 pkg:golang/a.org/fork@v2.0.0 pkg:golang/stdlib@1.26.8",
+		"pkg:golang/example.com/x pkg:golang/a.org/a@v1.0.0 pkg:golang/a.org/c@v1.0.0 pkg:golang/a.org/d@v1.0.0 pkg:golang/a.org/fork@v2.0.0 pkg:golang/stdlib@1.26.8",
 		"pkg:golang/stdlib@1.26.8 ",
 	}
 	if !slices.Equal(got, want) {
