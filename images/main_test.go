@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw"
 	"github.com/sandboxlabs/sandbox/pkg/engine/raw/network"
 	"github.com/sandboxlabs/sandbox/pkg/image"
+	"github.com/sandboxlabs/sandbox/pkg/linux/cgroup"
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/sbom"
@@ -35,6 +37,30 @@ type suite struct {
 	Engine    *raw.Engine
 	Builder   *build.Builder
 	Catalogue *recipe.Catalogue
+	cgroup    string // below which containers have theirs
+}
+
+// processors returns how long processors have worked for this suite's
+// containers, those of builds among them.
+func (s *suite) processors(t *testing.T) time.Duration {
+	t.Helper()
+	root, err := cgroup.Mount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := cgroup.Open(root, s.cgroup)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0 // there was no container yet
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	stats, err := c.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stats.CPU.Usage
 }
 
 // kept is where store and caches stay between runs: SANDBOX_TEST_IMAGES, or a
@@ -71,7 +97,7 @@ func openSuiteIn(t *testing.T, root string) *suite {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &suite{Dirs: state.Dirs{Root: root, Run: run}}
+	s := &suite{Dirs: state.Dirs{Root: root, Run: run}, cgroup: "/" + filepath.Base(run)}
 	if err := extract(embedded.Runtime, s.Dirs.RuntimeBinary()); err != nil {
 		t.Skip(err)
 	}
@@ -97,7 +123,7 @@ func openSuiteIn(t *testing.T, root string) *suite {
 	}
 	s.Builder = &build.Builder{Store: s.Store, Dirs: s.Dirs, Host: build.HostFromEnv(), Log: log}
 	s.Engine = raw.New(raw.Config{
-		Dirs: s.Dirs, Images: s.Store, Network: links, Log: log, CgroupParent: "/" + filepath.Base(run), Keep: s.Builder.Keep,
+		Dirs: s.Dirs, Images: s.Store, Network: links, Log: log, CgroupParent: s.cgroup, Keep: s.Builder.Keep,
 	})
 	s.Builder.Engine = s.Engine
 	if err := s.Engine.Sweep(t.Context()); err != nil {
