@@ -55,3 +55,13 @@ func testedModules(t *testing.T) (dirs []string) {
 	}
 	return dirs
 }
+
+// TestAligned: what one recipe has compiled is there for the others only if
+// they agree on the versions of modules.
+func TestAligned(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "go", "run", "./scripts/align-modules", "-check", "images")
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
