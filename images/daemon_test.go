@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker/dockertest"
 )
 
 // need skips a test on a machine that lacks a program, or root.
@@ -44,8 +44,7 @@ func home(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		removeCgroups(t, filepath.Base(dir))
-		if err := os.RemoveAll(dir); err != nil {
+		if err := errors.Join(dockertest.RemoveCgroups(filepath.Base(dir)), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
 		for _, left := range leftOf(t, dir) {
@@ -53,35 +52,6 @@ func home(t *testing.T) string {
 		}
 	})
 	return dir
-}
-
-// removeCgroups removes the parent cgroups of a name, which daemons leave
-// behind even when they are empty. One with a container in it stays, and is
-// found by leftOf.
-func removeCgroups(t *testing.T, name string) {
-	t.Helper()
-	for _, root := range cgroupsOf(name) {
-		var dirs []string
-		err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-			if err == nil && e.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return err
-		})
-		slices.Reverse(dirs) // children first
-		for _, dir := range dirs {
-			err = errors.Join(err, unix.Rmdir(dir))
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-func cgroupsOf(name string) []string {
-	v1, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
-	v2, _ := filepath.Glob("/sys/fs/cgroup/" + name)
-	return append(v1, v2...)
 }
 
 // leftOf lists what there still is of a daemon whose folder was dir: processes
@@ -103,7 +73,7 @@ func leftOf(t *testing.T, dir string) (left []string) {
 			left = append(left, "process "+strings.ReplaceAll(string(b), "\x00", " "))
 		}
 	}
-	return append(left, cgroupsOf(filepath.Base(dir))...)
+	return append(left, dockertest.Cgroups(filepath.Base(dir))...)
 }
 
 // daemon is another program's daemon, which ends with the test, or with the

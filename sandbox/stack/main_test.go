@@ -19,7 +19,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/stack/docker/dockertest"
 )
 
-// programsVar is the folder with what TestMain has built outside.
+// programsVar is the folder with the program, which TestMain has built outside.
 const programsVar = "SANDBOX_TEST_PROGRAMS"
 
 func TestMain(m *testing.M) {
@@ -38,7 +38,7 @@ func build(m *testing.M) (int, error) {
 			return 1, err
 		}
 		defer os.RemoveAll(dir)
-		cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/sandbox", "./scripts/runc-within-bounds")
+		cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/sandbox")
 		cmd.Dir = "../.."
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return 1, fmt.Errorf("go build: %w\n%s", err, out)
@@ -47,7 +47,7 @@ func build(m *testing.M) (int, error) {
 			return 1, err
 		}
 	}
-	return dockertest.Main(m, "--add-runtime", "bounded="+dir+"/runc-within-bounds", "--default-runtime", "bounded"), nil
+	return dockertest.MainWithNodes(m), nil
 }
 
 // sandbox is one of its own: state, daemon and user.

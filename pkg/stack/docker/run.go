@@ -234,7 +234,12 @@ func (e *Engine) Remove(ctx context.Context, stage string, volumes bool) error {
 	errs := make([]error, len(containers))
 	var wg sync.WaitGroup
 	for i, have := range containers {
-		wg.Go(func() { errs[i] = errors.Join(stop(ctx, c, have.ID), remove(ctx, c, have.ID)) })
+		wg.Go(func() {
+			if !volumes { // or what it would save at its end goes as well
+				errs[i] = stop(ctx, c, have.ID)
+			}
+			errs[i] = errors.Join(errs[i], remove(ctx, c, have.ID))
+		})
 	}
 	wg.Wait()
 	if volumes {

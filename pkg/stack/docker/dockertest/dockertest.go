@@ -7,13 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -85,7 +83,7 @@ func Another(t testing.TB, args ...string) string {
 		if err == nil {
 			err = stop()
 		}
-		if err := errors.Join(err, removeMounts(dir+"/"), removeCgroups(filepath.Base(dir)), os.RemoveAll(dir)); err != nil {
+		if err := errors.Join(err, removeMounts(dir+"/"), RemoveCgroups(filepath.Base(dir)), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -116,7 +114,7 @@ func outside() (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, removeCgroups(filepath.Base(dir)), os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, RemoveCgroups(filepath.Base(dir)), os.RemoveAll(dir)) }()
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), dirVar+"="+dir)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -265,41 +263,4 @@ func start(dir string, args []string) (stop func() error, err error) {
 			return nil, errors.Join(fmt.Errorf("dockerd: %w", err), stop())
 		}
 	}
-}
-
-// removeCgroups removes the empty parents that dockerd leaves behind.
-func removeCgroups(name string) error {
-	v1, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
-	v2, _ := filepath.Glob("/sys/fs/cgroup/" + name)
-	var errs []error
-	for _, root := range append(v1, v2...) {
-		var dirs []string
-		err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-			if err == nil && e.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return err
-		})
-		if err != nil && !strings.Contains(err.Error(), "no such") {
-			errs = append(errs, err)
-		}
-		for _, dir := range slices.Backward(dirs) { // children first
-			if err := rmdir(dir); err != nil {
-				errs = append(errs, fmt.Errorf("rmdir %s: %w", dir, err))
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// rmdir waits for the processes of a cgroup, which the kernel has killed, to be
-// gone.
-func rmdir(dir string) (err error) {
-	for range 500 {
-		if err = unix.Rmdir(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return err
 }
