@@ -21,7 +21,8 @@ func (p *program) upCommand() *cli.Command {
 		Description: `
 Starts the daemon where it does not run (a systemd unit, or a process of its
 own), then looks at every part and makes what is missing. It may be run at any
-time: after a crash, a reboot or a Ctrl-C it repairs. Needs root.
+time: after a crash, a reboot or a Ctrl-C it repairs. Where one is under way it
+joins that one, and shows it. Needs root.
 
 An image that is not in the local store comes from the archive, from upstream's
 registry, or from its recipe, in this order.
