@@ -4,7 +4,6 @@ import (
 	"maps"
 	"testing"
 
-
 	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
