@@ -89,8 +89,28 @@ func newSandbox(t *testing.T) *sandbox {
 	if err := link(filepath.Join(from, "images"), filepath.Join(s.root, "images")); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.providers(); err != nil {
+		t.Fatal(err)
+	}
 	s.start()
 	return s
+}
+
+// providers has Terraform find the mirror of providers that the tests of the
+// images use, if there is one, where it looks by itself.
+func (s *sandbox) providers() error {
+	mirror := os.Getenv("SANDBOX_TEST_TERRAFORM_MIRROR")
+	if mirror == "" {
+		mirror = filepath.Join(filepath.Dir(filepath.Dir(kept(s.t))), "terraform-mirror")
+	}
+	if _, err := os.Stat(mirror); err != nil {
+		return nil //nolint:nilerr // verify says that there is no provider
+	}
+	dir := filepath.Join(s.home, ".terraform.d")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	return os.Symlink(mirror, filepath.Join(dir, "plugins"))
 }
 
 // bareSandbox has nothing but its names, in a new folder below parent.
