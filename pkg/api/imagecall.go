@@ -150,6 +150,7 @@ type Recipe struct {
 	Description  string `json:"description"`
 	Upstream     string `json:"upstream,omitempty"`
 	UpstreamOnly bool   `json:"upstream_only,omitempty"`
+	Stage        string `json:"stage,omitempty"` // that uses the image
 }
 
 // Media types of image archives, and the trailer that ends an export: empty,

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -199,30 +200,37 @@ func transfer[T any](ctx context.Context, p *program, stream counter, show bool,
 func (p *program) imageExport() *cli.Command {
 	return &cli.Command{
 		Name: "export", Usage: "write images to an archive, or give them to another engine",
-		ArgsUsage: "IMAGE...",
+		ArgsUsage: "IMAGE... | --stack",
 		Description: `
 An OCI archive can be read by every current tool; Docker before version 25 needs
 the format docker. --to gives the images to an engine on this machine: docker,
 with the settings of the docker command, or docker:HOST; containerd, or
-containerd:NAMESPACE (which needs root).
+containerd:NAMESPACE (which needs root). --stack stands for the images that "up"
+and "verify" have brought in, for "up --archive" on another machine.
 
 EXAMPLES
   sandbox image export app -o app.tar
+  sandbox image export --stack -o stack.tar
   sandbox image export app prometheus --format docker -o both.tar
   sandbox image export app -o - | ssh host docker load
   sandbox image export app --to containerd:k8s.io`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to `FILE`, or - for stdout"},
 			&cli.StringFlag{Name: "format", Usage: "oci or docker, as `FORMAT` of the archive (oci)"},
+			&cli.BoolFlag{Name: "stack", Usage: "the images of the stack, as far as they are here", DisableDefaultText: true},
 			&cli.StringFlag{Name: "to", Usage: "give the images to `ENGINE`: docker[:HOST] or containerd[:NAMESPACE]"},
 		},
-		Action: p.action(1, -1, p.exportImages),
+		Action: p.action(0, -1, p.exportImages),
 	}
 }
 
 func (p *program) exportImages(ctx context.Context, c *cli.Context) error {
 	refs, format, file, engine := c.Args().Slice(), c.String("format"), c.String("output"), c.String("to")
 	switch {
+	case c.Bool("stack") && len(refs) > 0:
+		return usagef("--stack needs no names; for example: %s --stack -o stack.tar", c.Command.HelpName)
+	case len(refs) == 0 && !c.Bool("stack"):
+		return usagef("which images? For example: %s app -o app.tar", c.Command.HelpName)
 	case format != "" && format != "oci" && format != "docker":
 		return usagef("invalid value %q for --format: oci or docker; for example: --format docker", format)
 	case engine != "" && (file != "" || format != ""):
@@ -231,10 +239,19 @@ func (p *program) exportImages(ctx context.Context, c *cli.Context) error {
 		if err := checkEngine("to", engine); err != nil {
 			return err
 		}
-		return p.exportTo(ctx, engine, refs)
 	case file == "":
+		which := append(refs, "--stack")[0]
 		return usagef("say where to: --output FILE, --output - for stdout, or --to docker; for example: %s %s -o %s.tar",
-			c.Command.HelpName, refs[0], filepath.Base(strings.Split(refs[0], ":")[0]))
+			c.Command.HelpName, which, strings.TrimLeft(filepath.Base(strings.Split(which, ":")[0]), "-"))
+	}
+	if c.Bool("stack") {
+		var err error
+		if refs, err = p.stackImages(ctx); err != nil {
+			return err
+		}
+	}
+	if engine != "" {
+		return p.exportTo(ctx, engine, refs)
 	}
 	if file == "-" {
 		if _, out := p.Term.Interactive(); out {
@@ -247,6 +264,36 @@ func (p *program) exportImages(ctx context.Context, c *cli.Context) error {
 		return err
 	}
 	return p.exportFile(ctx, file, refs, format)
+}
+
+// stackImages are the images of the store that a stage uses, by the recipes'
+// word. It tells of those that are not there.
+func (p *program) stackImages(ctx context.Context) ([]string, error) {
+	recipes, err := p.client().Recipes(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	images, err := p.client().Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var here, missing []string
+	for _, r := range recipes {
+		switch {
+		case r.Stage == "":
+		case slices.ContainsFunc(images, func(img api.Image) bool { return img.Name == r.Name+":latest" }):
+			here = append(here, r.Name)
+		default:
+			missing = append(missing, r.Name)
+		}
+	}
+	if len(here) == 0 {
+		return nil, &exitError{code: exitFailure, err: errors.New("no image of the stack is in the store"), hint: "sudo sandbox up brings them in"}
+	}
+	if len(missing) > 0 {
+		fmt.Fprintln(p.Term.Stderr(), "not here, and so not in it: "+strings.Join(missing, ", "))
+	}
+	return here, nil
 }
 
 // exportFile writes beside the file and renames, so that what is called so is

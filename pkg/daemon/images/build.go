@@ -272,7 +272,7 @@ func (s *Service) Recipes(ctx context.Context, folder string) ([]api.Recipe, err
 	out := []api.Recipe{}
 	for _, name := range slices.Sorted(maps.Keys(c.Recipes)) {
 		r := c.Recipes[name]
-		out = append(out, api.Recipe{Name: r.Name, Version: r.Version, Description: r.Description, Upstream: r.Upstream, UpstreamOnly: r.UpstreamOnly})
+		out = append(out, api.Recipe{Name: r.Name, Version: r.Version, Description: r.Description, Upstream: r.Upstream, UpstreamOnly: r.UpstreamOnly, Stage: r.Stage})
 	}
 	return out, nil
 }
