@@ -21,7 +21,9 @@ import (
 
 const (
 	namespace = "sandbox-verify"
-	host      = "verify.sandbox.localhost"
+	// The Ingress and the HTTPRoute of the demo app know it by these.
+	ingressHost = "verify.sandbox.localhost"
+	gatewayHost = "gateway.sandbox.localhost"
 	// readyTimeout is for pods whose images nodes have to pull first.
 	readyTimeout = 2 * time.Minute
 )
@@ -93,24 +95,28 @@ func (w *Walk) events(ctx context.Context) error {
 	return errors.New("the cluster says: " + strings.Join(lines[max(0, len(lines)-3):], "; "))
 }
 
-func (w *Walk) answersThroughIngress(ctx context.Context, p stack.Progress) error {
-	at, err := w.Cluster.Ingress(ctx)
-	if err != nil {
-		return err
-	}
-	var answer struct{ Version, Environment string }
-	err = poll(ctx, 30*time.Second, func(ctx context.Context) error {
-		return get(ctx, at+"/", host, func(r *http.Response) error {
-			return json.NewDecoder(io.LimitReader(r.Body, 1<<20)).Decode(&answer)
+// answersAs asks for a host at the ports of this machine that lead into the
+// cluster, by which the Ingress, or the HTTPRoute, knows the app.
+func (w *Walk) answersAs(host string) func(context.Context, stack.Progress) error {
+	return func(ctx context.Context, p stack.Progress) error {
+		at, err := w.Cluster.Ingress(ctx)
+		if err != nil {
+			return err
+		}
+		var answer struct{ Version, Environment string }
+		err = poll(ctx, 30*time.Second, func(ctx context.Context) error {
+			return get(ctx, at+"/", host, func(r *http.Response) error {
+				return json.NewDecoder(io.LimitReader(r.Body, 1<<20)).Decode(&answer)
+			})
 		})
-	})
-	if err != nil {
-		return fmt.Errorf("%s, asked for %s: %w", at, host, err)
+		if err != nil {
+			return fmt.Errorf("%s, asked for %s: %w", at, host, err)
+		}
+		if answer.Environment != "verify" {
+			return fmt.Errorf("%s, asked for %s: another app answers: %+v", at, host, answer)
+		}
+		return kept(p, "%s as %s, version %s", at, host, answer.Version)
 	}
-	if answer.Environment != "verify" {
-		return fmt.Errorf("%s, asked for %s: another app answers: %+v", at, host, answer)
-	}
-	return kept(p, "%s, version %s", at, answer.Version)
 }
 
 func (w *Walk) resolves(ctx context.Context, p stack.Progress) error {

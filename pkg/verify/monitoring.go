@@ -51,7 +51,7 @@ const rules = `groups:
 func (w *Walk) asked(ctx context.Context) {
 	at, err := w.Cluster.Ingress(ctx)
 	for err == nil && ctx.Err() == nil {
-		_ = get(ctx, at+"/", host, nil) // errors are what some of it is about
+		_ = get(ctx, at+"/", ingressHost, nil) // errors are what some of it is about
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():

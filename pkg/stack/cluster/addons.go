@@ -39,13 +39,9 @@ func (u *up) addons(ctx context.Context, p stack.Progress) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	manifests, err := Manifests(content.Files, Name, u.images)
-	if err != nil {
-		return err
-	}
 	n, _ := u.have.controlPlane()
 	begun := time.Now()
-	changed, err := u.apply(ctx, n, manifests)
+	changed, err := u.applyAddons(ctx, n)
 	if err != nil {
 		return err
 	}
@@ -55,6 +51,21 @@ func (u *up) addons(ctx context.Context, p stack.Progress) error {
 	}
 	p.Note("%d objects in %.1f s", len(changed), time.Since(begun).Seconds())
 	return nil
+}
+
+// applyAddons returns the names of the objects. The Gateway API comes last, since
+// the pods of the others need a while.
+func (u *up) applyAddons(ctx context.Context, n node) ([]string, error) {
+	manifests, err := Manifests(content.Files, Name, u.images)
+	if err != nil {
+		return nil, err
+	}
+	names, err := u.apply(ctx, n, manifests)
+	if err != nil {
+		return nil, err
+	}
+	more, err := u.applyGateway(ctx, n)
+	return append(names, more...), err
 }
 
 // Apply makes the objects of a YAML stream what the stream says, by server-side

@@ -7,8 +7,6 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"go.uber.org/zap"
 
-	content "github.com/sandboxlabs/sandbox/sandbox/stack/cluster"
-
 	"github.com/sandboxlabs/sandbox/pkg/stack/cluster/kube"
 )
 
@@ -39,15 +37,11 @@ func (u *up) early(ctx context.Context) {
 		return
 	}
 	defer c.Close()
-	manifests, err := Manifests(content.Files, Name, u.images)
-	if err != nil {
-		return
-	}
 	for until(ctx) {
 		if c.Live(ctx) != nil {
 			continue
 		}
-		if _, err := u.apply(ctx, n, manifests); err == nil {
+		if _, err := u.applyAddons(ctx, n); err == nil {
 			u.applied.Store(true)
 			return
 		} else if ctx.Err() == nil {

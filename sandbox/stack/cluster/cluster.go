@@ -6,7 +6,8 @@ package cluster
 
 import "embed"
 
-// Files are kubeadm.yaml, the patches, and in manifests/ what is applied.
+// Files are kubeadm.yaml, the patches; in manifests/ what is applied first; and in
+// gateway/ the definitions of the Gateway API, and what they define.
 //
-//go:embed kubeadm.yaml manifests
+//go:embed kubeadm.yaml manifests gateway
 var Files embed.FS
