@@ -169,7 +169,7 @@ func TestCluster(t *testing.T) {
 		t.Errorf("kubeconfig: %v\n%s", err, conf)
 	}
 	if kubectl, err := exec.LookPath("kubectl"); err == nil {
-		cmd := exec.Command(kubectl, "--kubeconfig", s.user.Path, "get", "nodes")
+		cmd := exec.Command(kubectl, "--cache-dir", t.TempDir(), "--kubeconfig", s.user.Path, "get", "nodes")
 		if out, err := cmd.CombinedOutput(); err != nil || strings.Count(string(out), " Ready ") != 2 {
 			t.Errorf("kubectl on this machine: %v\n%s", err, out)
 		}

@@ -63,12 +63,8 @@ func (s *Stage) Choices() stack.Choices { return stack.Choices{Ports: maps.Clone
 // else complain of it at first, and Grafana last: it may not be to be had.
 func (s *Stage) Up(opts api.UpOptions) []stack.Step {
 	return []stack.Step{
-		{Name: "configuration", Do: func(ctx context.Context, p stack.Progress) error {
-			if err := s.configure(ctx, moved(opts.Ports), p); err != nil {
-				return err
-			}
-			return s.checkPorts(ctx)
-		}},
+		{Name: "configuration", Do: func(ctx context.Context, p stack.Progress) error { return s.configure(ctx, moved(opts.Ports), p) }},
+		{Name: "ports", Do: s.checkPorts},
 		{Name: "alertmanager", Do: s.run((*settings).alertmanager)},
 		{Name: "node-exporter", Do: s.run((*settings).nodeExporter)},
 		{Name: "prometheus", Do: s.run((*settings).prometheus)},
@@ -97,11 +93,12 @@ func (s *Stage) Down(opts api.DownOptions) []stack.Step {
 
 // checkPorts refuses to begin where a port is another's. Grafana may not come,
 // and is asked when it does.
-func (s *Stage) checkPorts(ctx context.Context) error {
+func (s *Stage) checkPorts(ctx context.Context, p stack.Progress) error {
 	set, err := s.settings()
 	if err != nil {
 		return err
 	}
+	p.Note("free, or its own already")
 	return s.Docker.CheckPorts(ctx, set.alertmanager(), set.nodeExporter(), set.prometheus())
 }
 
