@@ -15,7 +15,8 @@ type Table struct {
 	Right []int
 	// Width is that of the terminal; 0 where there is none. In a row that does
 	// not fit, the last cell goes below, beginning with column Below, on as many
-	// lines as it takes.
+	// lines as it takes. Where that is not enough, cells of the column Below lose
+	// their beginnings.
 	Width, Below int
 }
 
@@ -41,6 +42,14 @@ func (t *Table) Lines(style Style) []string {
 			widths[i] = max(widths[i], Width(cell))
 		}
 	}
+	if room := t.Width - 1; t.Width > 0 && t.Below < len(widths)-1 {
+		for i, w := range widths[:len(widths)-1] {
+			if i != t.Below {
+				room -= w + 2
+			}
+		}
+		widths[t.Below] = min(widths[t.Below], max(room, minWidth))
+	}
 	right := make(map[int]bool, len(t.Right))
 	for _, i := range t.Right {
 		right[i] = true
@@ -61,6 +70,9 @@ func (t *Table) Lines(style Style) []string {
 			if i > 0 {
 				b.WriteString("  ")
 			}
+			if t.Width > 0 && i == t.Below {
+				cell = truncateLeft(cell, widths[i])
+			}
 			pad := strings.Repeat(" ", widths[i]-Width(cell))
 			if right[i] {
 				cell, pad = pad+cell, ""
@@ -74,6 +86,19 @@ func (t *Table) Lines(style Style) []string {
 		}
 	}
 	return lines
+}
+
+// minWidth is the least that a column is cut to.
+const minWidth = 12
+
+// truncateLeft cuts the beginning of a text without colours: of a path, or a
+// URL, the end tells more.
+func truncateLeft(text string, width int) string {
+	over := Width(text) - width
+	if over <= 0 {
+		return text
+	}
+	return "…" + string([]rune(text)[over+1:])
 }
 
 // wide is how many cells a row takes.

@@ -95,6 +95,19 @@ func TestTableNarrow(t *testing.T) {
 	}
 }
 
+// TestTableOfLongPaths: what would be wider than the terminal even so loses its
+// beginning.
+func TestTableOfLongPaths(t *testing.T) {
+	table := Table{Header: []string{"WHAT", "WHERE", "STATE", "NOTE"}, Width: 31, Below: 1}
+	table.Add("a", "/very/long/path/of/a/file", "up", "x")
+	table.Add("b", "short", "up", "")
+	got := strings.Join(table.Lines(Style{}), "\n")
+	want := "WHAT  WHERE              STATE\n      NOTE\na     …g/path/of/a/file  up\n      x\nb     short              up"
+	if got != want {
+		t.Errorf("table is\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestProgress(t *testing.T) {
 	steps := []Step{
 		{Group: "internals", Name: "network", State: StepDone, Took: 120 * time.Millisecond, Note: "already there"},
