@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -129,7 +130,7 @@ func (p *program) complete(ctx context.Context, words []string) []string {
 				i++
 			}
 			if i == len(words) {
-				return []string{":files"} // the last word is a flag's value
+				return p.valueCandidates(ctx, name, strings.TrimLeft(w, "-"), last)
 			}
 		case len(commands) > 0:
 			if command = findCommand(commands, w); command == nil {
@@ -170,6 +171,26 @@ func takesNext(flags []cli.Flag, word string) bool {
 	}
 	f := findFlag(flags, name)
 	return f != nil && !isSwitch(f)
+}
+
+// valueCandidates complete the value of a flag: stages where the daemon can tell
+// them, otherwise files. Of a list the last name is completed.
+func (p *program) valueCandidates(ctx context.Context, command, flag, last string) []string {
+	if command != "up" || flag != "only" && flag != "without" {
+		return []string{":files"}
+	}
+	status, err := p.client().Status(ctx)
+	if err != nil {
+		return nil
+	}
+	named := last[:strings.LastIndexByte(last, ',')+1]
+	var out []string
+	for _, s := range status.Stages {
+		if !slices.Contains(strings.Split(named, ","), s.Name) {
+			out = append(out, named+s.Name+"\t"+s.Status)
+		}
+	}
+	return out
 }
 
 func flagCandidates(flags []cli.Flag) []string {

@@ -27,6 +27,8 @@ func TestComplete(t *testing.T) {
 		{[]string{"run", "-itv", ""}, ":files", ""},
 		{[]string{"run", "--memory", ""}, ":files", ""},
 		{[]string{"run", "--rm", "img", ""}, ":files", ""},
+		{[]string{"up", "--archive", ""}, ":files", ""},
+		{[]string{"up", "--only", ""}, "", ""}, // no daemon
 		{[]string{"exec", "-it", "web", ""}, ":files", ""},
 		{[]string{"image", ""}, "ls", "run"},
 		{[]string{"image", "build", "--"}, "--no-cache", ""},
