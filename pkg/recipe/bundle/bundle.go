@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -103,6 +104,10 @@ func packTree(tw *tar.Writer, dir, name string) error {
 	})
 }
 
+// unpacking is held by the one who unpacks: stages ask for recipes at the same
+// time, and each removes what it does not know.
+var unpacking sync.Mutex
+
 // Unpack makes root/DIGEST of an archive, unless it is there, and returns that
 // folder. The folders of other archives are removed: a new version of the
 // program has brought a new one.
@@ -114,6 +119,8 @@ func Unpack(ctx context.Context, archive io.Reader, root string) (string, error)
 	if len(data) > maxBytes {
 		return "", fmt.Errorf("unpack recipes: the archive has more than %d bytes", maxBytes)
 	}
+	unpacking.Lock()
+	defer unpacking.Unlock()
 	sum := sha256.Sum256(data)
 	name := hex.EncodeToString(sum[:])
 	dir := filepath.Join(root, name)
@@ -134,7 +141,7 @@ func Unpack(ctx context.Context, archive io.Reader, root string) (string, error)
 	if err := os.Chmod(tmp, 0o755); err != nil { //nolint:gosec // it holds what the program comes with
 		return "", fmt.Errorf("unpack recipes: %w", err)
 	}
-	if err := os.Rename(tmp, dir); err != nil && !errors.Is(err, fs.ErrExist) { // somebody was quicker
+	if err := os.Rename(tmp, dir); err != nil {
 		return "", fmt.Errorf("unpack recipes: %w", err)
 	}
 	return dir, removeOthers(root, name)

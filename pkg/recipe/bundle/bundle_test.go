@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/sandboxlabs/sandbox/pkg/recipe/bundle"
 )
 
@@ -109,6 +111,27 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if left, err := os.ReadDir(root); err != nil || len(left) != 1 || left[0].Name() != filepath.Base(other) {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// Stages that come up side by side all ask for the recipes first.
+func TestUnpackTogether(t *testing.T) {
+	archive := pack(t, recipes(t))
+	for range 20 {
+		root := t.TempDir()
+		var all errgroup.Group
+		for range 20 {
+			all.Go(func() error {
+				dir, err := bundle.Unpack(t.Context(), bytes.NewReader(archive), root)
+				if err == nil {
+					_, err = os.Stat(filepath.Join(dir, "a", bundle.FileName))
+				}
+				return err
+			})
+		}
+		if err := all.Wait(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
