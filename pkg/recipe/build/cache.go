@@ -129,7 +129,10 @@ func (c *cache) whole(l *layer) bool {
 func (c *cache) hold(ctx context.Context, key digest.Digest) (*layer, *os.File, error) {
 	l := c.lookup(key)
 	if l == nil {
-		return nil, nil, nil
+		var err error
+		if l, err = c.packed(ctx, key); l == nil || err != nil {
+			return nil, nil, err
+		}
 	}
 	use, err := lock(ctx, filepath.Join(l.dir, layerUse), shared)
 	if err != nil {
@@ -143,6 +146,26 @@ func (c *cache) hold(ctx context.Context, key digest.Digest) (*layer, *os.File, 
 	now := time.Now()
 	_ = os.Chtimes(filepath.Join(l.dir, layerRecord), now, now) // when it was last used; see Prune
 	return l, use, nil
+}
+
+// packed looks for a layer again when nobody packs it: to whom packs it, its files
+// are the store's for a moment before its record says so.
+func (c *cache) packed(ctx context.Context, key digest.Digest) (*layer, error) {
+	dir, err := c.target(key)
+	if err != nil {
+		return nil, nil //nolint:nilerr // there is no such layer
+	}
+	pack, err := openLock(filepath.Join(dir, layerPack))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := acquire(ctx, pack, shared); err != nil {
+		return nil, err
+	}
+	return c.lookup(key), pack.Close()
 }
 
 // begin makes the folder of a new layer.

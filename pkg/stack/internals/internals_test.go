@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -202,6 +204,27 @@ func TestDown(t *testing.T) {
 	tasks, err := change(t, s, down)
 	if err != nil || tasks["containers"].Note != "3 removed" || len(e.containers) != 0 || !removed {
 		t.Errorf("%+v, %v, %+v, %v", tasks, err, e.containers, removed)
+	}
+}
+
+// TestOwned: a purge knows every name that state gives to something durable.
+func TestOwned(t *testing.T) {
+	dirs := state.Dirs{Root: "/root", Run: "/run"}
+	paths := owned(dirs)
+	of := reflect.ValueOf(dirs)
+	for i := range of.NumMethod() {
+		name, method := of.Type().Method(i).Name, of.Method(i)
+		if method.Type().Out(0).Kind() != reflect.String {
+			continue
+		}
+		args := make([]reflect.Value, method.Type().NumIn())
+		for i := range args {
+			args[i] = reflect.ValueOf("x")
+		}
+		path := method.Call(args)[0].String()
+		if strings.HasPrefix(path, dirs.Root) && !slices.ContainsFunc(paths, func(p string) bool { return path == p || strings.HasPrefix(path, p+"/") }) {
+			t.Errorf("%s stays: %s", name, path)
+		}
 	}
 }
 

@@ -76,6 +76,7 @@ func owned(dirs state.Dirs) []string {
 		filepath.Dir(dirs.Stage("")),
 		filepath.Dir(dirs.RuntimeBinary()),
 		dirs.Alerts(),
+		dirs.Providers(),
 		dirs.DaemonLog(),
 		filepath.Dir(dirs.Change("")),
 	}
