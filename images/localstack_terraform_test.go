@@ -17,28 +17,8 @@ import (
 
 	"github.com/sandboxlabs/sandbox/pkg/stack/aws"
 	"github.com/sandboxlabs/sandbox/pkg/stack/aws/terraform"
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker/dockertest"
 )
-
-// providers is a mirror of Terraform's providers with AWS's in it: the folder
-// that SANDBOX_TEST_TERRAFORM_MIRROR names, or terraform-mirror in the user's
-// caches.
-//
-// https://opentofu.org/docs/cli/config/config-file/#provider-installation
-func providers() (string, error) {
-	dir := os.Getenv("SANDBOX_TEST_TERRAFORM_MIRROR")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return "", err
-		}
-		dir = filepath.Join(cache, "terraform-mirror")
-	}
-	found, err := filepath.Glob(filepath.Join(dir, "registry.opentofu.org/hashicorp/aws/*"))
-	if err == nil && len(found) == 0 {
-		err = fmt.Errorf("no mirror with the provider hashicorp/aws is in %s (SANDBOX_TEST_TERRAFORM_MIRROR names one)", dir)
-	}
-	return dir, err
-}
 
 // tofu is OpenTofu as the image tools has it, in the network of the test.
 type tofu struct {
@@ -162,7 +142,7 @@ func (c *cloud) terraform() {
 
 // vpc applies the seeds' module of a VPC, and kills LocalStack in between.
 func (c *cloud) vpc() {
-	mirror, err := providers()
+	mirror, err := dockertest.Providers()
 	if err != nil {
 		c.t.Skip(err)
 	}

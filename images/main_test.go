@@ -26,6 +26,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/sbom"
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker/dockertest"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
@@ -63,22 +64,12 @@ func (s *suite) processors(t *testing.T) time.Duration {
 	return stats.CPU.Usage
 }
 
-// kept is where store and caches stay between runs: SANDBOX_TEST_IMAGES, or a
-// folder below the user's caches.
-func kept() (string, error) {
-	if dir := os.Getenv("SANDBOX_TEST_IMAGES"); dir != "" {
-		return filepath.Abs(dir)
-	}
-	cache, err := os.UserCacheDir()
-	return filepath.Join(cache, "sandbox", "images"), err
-}
-
 func openSuite(t *testing.T) *suite {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("containers need root")
 	}
-	root, err := kept()
+	root, err := dockertest.Kept()
 	if err != nil {
 		t.Skip(err)
 	}

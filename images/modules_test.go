@@ -6,12 +6,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker/dockertest"
 )
 
 // TestModules runs the tests of the programs that live in recipes, each a Go
 // module of its own, with the caches that the recipes are compiled with.
 func TestModules(t *testing.T) {
-	root, err := kept()
+	root, err := dockertest.Kept()
 	if err != nil {
 		t.Skip(err)
 	}

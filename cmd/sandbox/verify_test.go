@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/sandboxlabs/sandbox/pkg/image"
+	"github.com/sandboxlabs/sandbox/pkg/stack/docker/dockertest"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
@@ -16,13 +17,9 @@ import (
 // with a memory limit. It comes out of an archive, with no network in reach.
 func TestVerifyByHand(t *testing.T) {
 	needReal(t)
-	cache, err := os.UserCacheDir()
+	kept, err := dockertest.Kept()
 	if err != nil {
 		t.Skip(err)
-	}
-	kept := filepath.Join(cache, "sandbox", "images")
-	if dir := os.Getenv("SANDBOX_TEST_IMAGES"); dir != "" {
-		kept = dir
 	}
 	if _, err := os.Stat(filepath.Join(kept, "images", "index.json")); err != nil {
 		t.Skipf("the images of the recipes are not built: go test ./images -run TestRecipes/demo-app (%v)", err)

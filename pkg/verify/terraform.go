@@ -92,7 +92,7 @@ func (w *Walk) builds(ctx context.Context, p stack.Progress) error {
 	}
 	p.Note("gets the provider")
 	if _, err := t.runFor(ctx, providerTimeout, "init", "-input=false", "-backend=false"); err != nil {
-		return w.withoutProvider(ctx, err)
+		return withoutProvider(ctx, err)
 	}
 	p.Note("applies")
 	if err := t.open(ctx); err != nil {
@@ -124,7 +124,7 @@ func added(out string) string {
 
 // withoutProvider tells a provider that cannot be had from all that may go wrong
 // besides.
-func (w *Walk) withoutProvider(ctx context.Context, err error) error {
+func withoutProvider(ctx context.Context, err error) error {
 	said := err.Error()
 	if ctx.Err() != nil || !strings.Contains(said, "available provider packages") && !strings.Contains(said, "Failed to install provider") {
 		return err

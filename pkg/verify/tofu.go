@@ -160,12 +160,3 @@ func (t *tofu) runFor(ctx context.Context, timeout time.Duration, args ...string
 	}
 	return out.String(), err
 }
-
-// removeFolder takes away what tofu has made here.
-func (w *Walk) removeFolder() error {
-	err := os.RemoveAll(w.Folder)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}

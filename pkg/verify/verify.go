@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -139,7 +140,7 @@ const leftovers = "start"
 
 // clean takes away what walks make.
 func (w *Walk) clean(ctx context.Context, _ stack.Progress) error {
-	return errors.Join(w.removeContainers(ctx), w.Docker.Remove(ctx, stageName, true), w.removeRules(ctx), w.removeFolder(), w.removeNamespace(ctx))
+	return errors.Join(w.removeContainers(ctx), w.Docker.Remove(ctx, stageName, true), w.removeRules(ctx), os.RemoveAll(w.Folder), w.removeNamespace(ctx))
 }
 
 // poll asks until ask returns nil or the time is over: then its last error

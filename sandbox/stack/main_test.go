@@ -64,23 +64,13 @@ type sandbox struct {
 // kubeconfig is the user's.
 func (s *sandbox) kubeconfig() string { return filepath.Join(s.home, "config") }
 
-// kept is the folder that the recipes' tests build into.
-func kept(t *testing.T) string {
-	t.Helper()
-	if dir := os.Getenv("SANDBOX_TEST_IMAGES"); dir != "" {
-		return dir
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Skip(err)
-	}
-	return filepath.Join(cache, "sandbox", "images")
-}
-
 // newSandbox has the images of the recipes in its store, and its daemon runs.
 func newSandbox(t *testing.T) *sandbox {
 	t.Helper()
-	from := kept(t)
+	from, err := dockertest.Kept()
+	if err != nil {
+		t.Skip(err)
+	}
 	if _, err := os.Stat(filepath.Join(from, "images", "index.json")); err != nil {
 		t.Skipf("the images of the recipes are not built: go test ./images -run TestRecipes (%v)", err)
 	}
@@ -99,11 +89,8 @@ func newSandbox(t *testing.T) *sandbox {
 // providers has Terraform find the mirror of providers that the tests of the
 // images use, if there is one, where it looks by itself.
 func (s *sandbox) providers() error {
-	mirror := os.Getenv("SANDBOX_TEST_TERRAFORM_MIRROR")
-	if mirror == "" {
-		mirror = filepath.Join(filepath.Dir(filepath.Dir(kept(s.t))), "terraform-mirror")
-	}
-	if _, err := os.Stat(mirror); err != nil {
+	mirror, err := dockertest.Providers()
+	if err != nil {
 		return nil //nolint:nilerr // verify says that there is no provider
 	}
 	dir := filepath.Join(s.home, ".terraform.d")

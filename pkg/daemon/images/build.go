@@ -21,6 +21,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/sbom"
+	"github.com/sandboxlabs/sandbox/pkg/stack"
 )
 
 const (
@@ -120,10 +121,10 @@ func (s *Service) buildFolder(ctx context.Context, opts api.ImageBuild, e *emitt
 func readDockerfile(file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &hinted{
+		return nil, stack.WithHint(
 			fmt.Errorf("build: there is neither %s nor a Dockerfile in %s: %w", recipe.FileName, filepath.Dir(file), errdefs.ErrNotFound),
 			"name another file with -f; or make a recipe: sandbox image new NAME",
-		}
+		)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("build: %w", err)
@@ -150,10 +151,10 @@ func folderName(dir string) (string, error) {
 // buildRecipes builds recipes with all that they need.
 func (s *Service) buildRecipes(ctx context.Context, opts api.ImageBuild, e *emitter, trace *explain.Tracer) ([]api.BuildResult, error) {
 	if opts.Target != "" || len(opts.Args) > 0 || len(opts.Contexts) > 0 || len(opts.Secrets) > 0 {
-		return nil, &hinted{
+		return nil, stack.WithHint(
 			fmt.Errorf("build: targets, arguments, contexts and secrets are for Dockerfiles, not for recipes: %w", errdefs.ErrInvalidArgument),
 			"recipe.yaml has fields for them; -f DIR/Dockerfile builds a recipe's Dockerfile without the recipe",
-		}
+		)
 	}
 	c, names, err := s.selection(ctx, opts)
 	if err != nil {
@@ -243,10 +244,10 @@ func (s *Service) selection(ctx context.Context, opts api.ImageBuild) (*recipe.C
 // unknownRecipe lists what there is, if that is not much: who mistypes a name
 // is shown the right one by the client.
 func unknownRecipe(c *recipe.Catalogue, name string) error {
-	return &hinted{
+	return stack.WithHint(
 		fmt.Errorf("no recipe %q: %w", name, errdefs.ErrNotFound),
-		"recipes are " + strings.Join(slices.Sorted(maps.Keys(c.Recipes)), ", ") + "; a folder is written with a slash: ./" + name,
-	}
+		"recipes are "+strings.Join(slices.Sorted(maps.Keys(c.Recipes)), ", ")+"; a folder is written with a slash: ./"+name,
+	)
 }
 
 // catalogue reads the recipes in a folder, or those that sandbox comes with.

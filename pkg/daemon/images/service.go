@@ -20,6 +20,7 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/engine"
 	"github.com/sandboxlabs/sandbox/pkg/image"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build"
+	"github.com/sandboxlabs/sandbox/pkg/stack"
 	"github.com/sandboxlabs/sandbox/pkg/state"
 )
 
@@ -196,10 +197,10 @@ func (s *Service) removable(ctx context.Context, img image.Image, ref string) er
 	if len(containers) > 1 {
 		what = "containers"
 	}
-	return &hinted{
+	return stack.WithHint(
 		fmt.Errorf("remove image %s: it is used by %s %s: %w", ref, what, strings.Join(containers, ", "), errdefs.ErrConflict),
-		"remove them first: sandbox rm " + strings.Join(containers, " ") + "; --force removes the name all the same, and they keep their files",
-	}
+		"remove them first: sandbox rm "+strings.Join(containers, " ")+"; --force removes the name all the same, and they keep their files",
+	)
 }
 
 // Import reads an archive into the store.
@@ -222,15 +223,6 @@ func (s *Service) ImportMissing(ctx context.Context, archive io.Reader, progress
 	}
 	return out, err
 }
-
-// hinted is an error with what the user can do.
-type hinted struct {
-	error
-	hint string
-}
-
-func (e *hinted) Unwrap() error { return e.error }
-func (e *hinted) Hint() string  { return e.hint }
 
 // emitter hands frames out, one at a time, and to nobody if there is nobody.
 type emitter struct {

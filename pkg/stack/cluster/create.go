@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -241,26 +239,9 @@ func (u *up) freePorts() error {
 		service string
 		port    uint16
 	}{{ServiceIngress, u.spec.HTTP}, {ServiceIngressTLS, u.spec.HTTPS}} {
-		at := netip.AddrPortFrom(loopback, want.port)
-		l, err := net.Listen("tcp", at.String())
-		if err == nil {
-			_ = l.Close()
-			continue
+		if err := u.Docker.FreePort(netip.AddrPortFrom(loopback, want.port), want.service, "the cluster's "+want.service); err != nil {
+			return err
 		}
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			return fmt.Errorf("port %d of %s: %w", want.port, want.service, err)
-		}
-		owner := ""
-		if u.Docker.PortOwner != nil {
-			owner = u.Docker.PortOwner(at)
-		}
-		if owner == "" {
-			owner = "another program"
-		}
-		return stack.WithHint(
-			fmt.Errorf("port %s, which the cluster's %s is to have, is taken by %s: %w", at, want.service, owner, errdefs.ErrFailedPrecondition),
-			fmt.Sprintf("stop that, or use another port: sudo sandbox up --port %s=%d", want.service, want.port%60000+1000),
-		)
 	}
 	return nil
 }

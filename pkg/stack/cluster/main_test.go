@@ -41,19 +41,13 @@ func TestMain(m *testing.M) {
 	os.Exit(dockertest.MainWithNodes(m))
 }
 
-// kept is the store that images of recipes are built into by the tests of
-// images/: SANDBOX_TEST_IMAGES, or a folder below the user's caches.
-func kept() string {
-	if dir := os.Getenv("SANDBOX_TEST_IMAGES"); dir != "" {
-		return dir
-	}
-	cache, _ := os.UserCacheDir()
-	return filepath.Join(cache, "sandbox", "images")
-}
-
 // newEngine returns an engine with the kept images, and what is to be closed.
 func newEngine(ctx context.Context, host string) (*docker.Engine, func(), error) {
-	store, err := image.Open(state.Dirs{Root: kept()})
+	root, err := dockertest.Kept()
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := image.Open(state.Dirs{Root: root})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"syscall"
@@ -145,28 +146,34 @@ func (e *Engine) CheckPorts(ctx context.Context, services ...Service) error {
 // freePorts says who has a port that the service is to have.
 func (e *Engine) freePorts(s Service) error {
 	for _, p := range s.Ports {
-		at := p.host()
-		l, err := net.Listen("tcp", at.String())
-		if err == nil {
-			_ = l.Close()
-			continue
+		if err := e.FreePort(p.host(), s.Name, s.Name); err != nil {
+			return err
 		}
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			return fmt.Errorf("port %d of service %s: %w", at.Port(), s.Name, err)
-		}
-		owner := ""
-		if e.PortOwner != nil {
-			owner = e.PortOwner(at)
-		}
-		if owner == "" {
-			owner = "another program"
-		}
-		return stack.WithHint(
-			fmt.Errorf("port %s, which %s is to have, is taken by %s: %w", at, s.Name, owner, errdefs.ErrFailedPrecondition),
-			fmt.Sprintf("stop that, or use another port: sudo sandbox up --port %s=%d", s.Name, at.Port()+1000),
-		)
 	}
 	return nil
+}
+
+// FreePort says who has a port that is for a service, by its name in
+// api.Settings, and by what the user is told of it.
+func (e *Engine) FreePort(at netip.AddrPort, service, told string) error {
+	l, err := net.Listen("tcp", at.String())
+	if err == nil {
+		return l.Close()
+	}
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("port %d of service %s: %w", at.Port(), service, err)
+	}
+	owner := ""
+	if e.PortOwner != nil {
+		owner = e.PortOwner(at)
+	}
+	if owner == "" {
+		owner = "another program"
+	}
+	return stack.WithHint(
+		fmt.Errorf("port %s, which %s is to have, is taken by %s: %w", at, told, owner, errdefs.ErrFailedPrecondition),
+		fmt.Sprintf("stop that, or use another port: sudo sandbox up --port %s=%d", service, at.Port()%60000+1000),
+	)
 }
 
 // await waits until the service says that it is ready.

@@ -98,8 +98,11 @@ func (s *Stage) checkPorts(ctx context.Context, p stack.Progress) error {
 	if err != nil {
 		return err
 	}
+	if err := s.Docker.CheckPorts(ctx, set.alertmanager(), set.nodeExporter(), set.prometheus()); err != nil {
+		return err
+	}
 	p.Note("free, or its own already")
-	return s.Docker.CheckPorts(ctx, set.alertmanager(), set.nodeExporter(), set.prometheus())
+	return nil
 }
 
 // run makes a step of a service: it runs as it is described, with the

@@ -38,13 +38,9 @@ func TestMain(m *testing.M) { os.Exit(dockertest.MainWithNodes(m)) }
 // openRecipes skips the test where images are missing.
 func openRecipes(t *testing.T, names ...string) dockertest.Images {
 	t.Helper()
-	root := os.Getenv("SANDBOX_TEST_IMAGES")
-	if root == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Skip(err)
-		}
-		root = filepath.Join(cache, "sandbox", "images")
+	root, err := dockertest.Kept()
+	if err != nil {
+		t.Skip(err)
 	}
 	if _, err := os.Stat(filepath.Join(root, "images", "index.json")); err != nil {
 		t.Skipf("no images are built: %v (go test ./images -run TestRecipes)", err)
