@@ -5,6 +5,7 @@ package stack_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sandboxlabs/sandbox/pkg/api"
 	"github.com/sandboxlabs/sandbox/pkg/stack/docker/dockertest"
 )
 
@@ -165,7 +167,11 @@ func (s *sandbox) start() {
 	s.ended = make(chan error, 1)
 	go func() { s.ended <- s.daemon.Wait() }()
 	for range 600 {
-		if s.command(s.t.Context(), "status").Run() == nil {
+		if out, err := s.command(s.t.Context(), "status", "--json").Output(); err == nil {
+			var status api.StackStatus
+			if err := json.Unmarshal(out, &status); err != nil || status.PID != s.daemon.Process.Pid {
+				s.t.Fatalf("the daemon that answers is %d, not %d (%v)", status.PID, s.daemon.Process.Pid, err)
+			}
 			return
 		}
 		select {

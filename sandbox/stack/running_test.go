@@ -81,13 +81,18 @@ func (s *sandbox) changed(r *running) (c api.Change) {
 	if err := json.Unmarshal([]byte(r.out.String()), &c); err != nil {
 		s.t.Fatalf("sandbox %s: %d, %v\n%s", strings.Join(r.args, " "), code, err, r.errs.String())
 	}
-	for _, task := range c.Tasks {
-		s.t.Logf("%-8s %-10s %s: %.1f s %s%s", task.Status, task.Stage, task.Name, task.Took.Seconds(), task.Note, task.Error)
-	}
+	s.show(c)
 	if code != 0 {
 		s.t.Fatalf("sandbox %s: %d\n%s", strings.Join(r.args, " "), code, r.errs.String())
 	}
 	return c
+}
+
+// show logs the steps of a change.
+func (s *sandbox) show(c api.Change) {
+	for _, task := range c.Tasks {
+		s.t.Logf("%-8s %-10s %s: %.1f s %s%s", task.Status, task.Stage, task.Name, task.Took.Seconds(), task.Note, task.Error)
+	}
 }
 
 // change runs a command that is a change.

@@ -57,14 +57,25 @@ func TestStruck(t *testing.T) {
 	s.purge(before)
 }
 
-// strike ends an `up` some time after its beginning: by Ctrl-C, or by killing
+// strike ends an `up` some time after its first step: by Ctrl-C, or by killing
 // the daemon, which is then started again as its unit would. It tells whether,
-// and when, the `up` had ended before.
+// and when, the `up` had ended before. (Before its first step an `up` that finds
+// no daemon starts one.)
 func (s *sandbox) strike(after time.Duration, daemon bool) (ended bool, took time.Duration) {
 	s.t.Helper()
 	up := s.begin("up")
+	for begun := false; !begun; begun = up.errs.String() != "" {
+		select {
+		case <-up.ended:
+			s.t.Fatalf("up ended before its first step: %d", up.code())
+		case <-time.After(time.Millisecond):
+		}
+	}
 	select {
 	case <-up.ended:
+		if up.code() != 0 {
+			s.t.Fatalf("up: %d\n%s", up.code(), up.errs.String())
+		}
 		s.t.Logf("up had ended before %.1f s", after.Seconds())
 		return true, up.took
 	case <-time.After(after):
@@ -79,8 +90,7 @@ func (s *sandbox) strike(after time.Duration, daemon bool) (ended bool, took tim
 	}
 	<-up.ended
 	s.t.Logf("%s after %.1f s: exit code %d, %.1f s later, at %s", what, after.Seconds(), up.code(), time.Since(struck).Seconds(), up.at())
-	// In the first moments there is no change yet.
-	if early := after < time.Second && (up.code() == code || daemon && up.code() == 1); !early && (up.code() != code || !strings.Contains(up.errs.String(), says)) {
+	if up.code() != code || !strings.Contains(up.errs.String(), says) {
 		s.t.Errorf("%s after %v: exit code %d\n%s", what, after, up.code(), up.errs.String())
 	}
 	if daemon {

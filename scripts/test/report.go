@@ -16,7 +16,7 @@ type test struct{ pkg, name string }
 // outcome is what became of a test in all the places where it ran.
 type outcome struct {
 	passed, failed, skipped bool
-	reason                  string // of the skip, or of the failure
+	reason                  string // of the skip, or of the failure: many lines
 }
 
 // running is a test that has not ended yet, and where.
@@ -85,7 +85,7 @@ func (r *report) add(where string, e event) bool {
 		}
 	case "fail":
 		o.failed = true
-		o.reason = lastMessage(text)
+		o.reason = failure(e.Package, text)
 		fmt.Fprintf(r.out, "FAIL  %-4s  %s %s\n%s", where, e.Package, e.Test, indent(text))
 		return true
 	}
@@ -128,7 +128,7 @@ func (r *report) cutShort(where, pkg string) {
 	for key, b := range r.output {
 		if key.where == where && key.test.pkg == pkg && key.test.name != "" {
 			delete(r.output, key)
-			r.tests[key.test] = &outcome{failed: true, reason: lastMessage(b.String())}
+			r.tests[key.test] = &outcome{failed: true, reason: failure(pkg, b.String())}
 			fmt.Fprintf(r.out, "FAIL  %-4s  %s %s did not end\n%s", where, pkg, key.test.name, indent(b.String()))
 		}
 	}
@@ -173,7 +173,7 @@ func (r *report) summary() bool {
 		switch o := r.tests[id]; {
 		case o.failed:
 			failed++
-			fmt.Fprintf(&fails, "  %s %s: %s\n", id.pkg, id.name, o.reason)
+			fmt.Fprintf(&fails, "  %s %s\n%s", id.pkg, id.name, indent(o.reason))
 		case o.passed:
 			passed++
 		case o.skipped:
@@ -195,8 +195,7 @@ func (r *report) summary() bool {
 	return failed == 0
 }
 
-// lastMessage is what a test said last, to skip or to fail as a rule, without
-// its file and line and what the testing package writes.
+// lastMessage is what a test said last, to skip as a rule, without its file and line and what the testing package writes.
 func lastMessage(output string) string {
 	const most = 300
 	reason := "no reason given"

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"os"
 	"strings"
 	"testing"
 )
@@ -49,8 +51,10 @@ skipped everywhere:
 measured:
   host  3 images: 1.2 s
 failed:
-  p TestGood: not here
-  q TestHang: panic: test timed out
+  p TestGood
+          good_test.go:3: not here
+  q TestHang
+      panic: test timed out
 1 passed, 4 failed, 1 skipped
 `
 	var out strings.Builder
@@ -65,5 +69,37 @@ failed:
 	}
 	if out.String() != want {
 		t.Errorf("got:\n%s\nwant:\n%s", out.String(), want)
+	}
+}
+
+// TestFailure: of what a test prints, the summary repeats what is not only
+// logged.
+func TestFailure(t *testing.T) {
+	t.Chdir(t.TempDir())
+	const source = "package p\n\tt.Log(1)\n\ts.t.Logf(2)\n\tt.Errorf(3)\n\thelp(4)\n"
+	if err := errors.Join(os.Mkdir("p", 0o755), os.WriteFile("p/x_test.go", []byte(source), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	const output = `=== RUN   TestX
+    x_test.go:2: a step
+    x_test.go:3: another,
+        with a second line
+    x_test.go:4: it failed,
+        as one sees
+    logger.go:146: it stops
+    x_test.go:5: a helper failed
+    other.go:7: one elsewhere
+    x_test.go:2: the last step
+panic: oh
+--- FAIL: TestX (0.00s)
+`
+	const want = `    x_test.go:4: it failed,
+        as one sees
+    x_test.go:5: a helper failed
+    other.go:7: one elsewhere
+panic: oh
+`
+	if got := failure("p", output); got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
 }

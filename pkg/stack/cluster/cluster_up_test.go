@@ -125,18 +125,37 @@ func visit(url string) error {
 // works checks, on a cluster that is up, what it is for.
 func (s *suite) works(t *testing.T) {
 	t.Helper()
-	for _, line := range strings.Split(s.mustKubectl("", "get", "pods", "-A", "--no-headers"), "\n") {
+	eventually(t, 30*time.Second, s.pods)
+	eventually(t, 30*time.Second, s.fetch) // DNS, Service, and pods on several nodes
+	eventually(t, 30*time.Second, func() error { return visit("http://127.0.0.1:8080/") })
+	eventually(t, 30*time.Second, func() error { return visit("https://127.0.0.1:8443/") })
+	eventually(t, time.Minute, s.top)
+}
+
+// pods: all run, and none is a stranger's. The helper that has made a volume
+// needs a moment to be gone.
+func (s *suite) pods() error {
+	out, err := s.kubectl("", "get", "pods", "-A", "--no-headers")
+	for line := range strings.Lines(out) {
 		f := strings.Fields(line)
 		if len(f) < 4 || f[3] != "Running" && f[3] != "Completed" || !slices.Contains(systemNamespaces, f[0]) && f[0] != "default" {
-			t.Errorf("pod %s", line)
+			err = errors.Join(err, fmt.Errorf("pod %s", line))
 		}
 	}
-	eventually(t, 30*time.Second, s.fetch) // DNS, Service, and pods on several nodes
-	eventually(t, 10*time.Second, func() error { return visit("http://127.0.0.1:8080/") })
-	eventually(t, 10*time.Second, func() error { return visit("https://127.0.0.1:8443/") })
-	if out := s.mustKubectl("", "top", "nodes", "--no-headers"); strings.Contains(out, "unknown") || !strings.Contains(out, "sandbox-control-plane") {
-		t.Errorf("kubectl top nodes: %s", out)
+	return err
+}
+
+// top: there are figures of each node; metrics-server answers when it has those
+// of one, and asks for more every 15 s.
+func (s *suite) top() error {
+	out, err := s.kubectl("", "top", "nodes", "--no-headers")
+	if err != nil {
+		return err
 	}
+	if strings.Contains(out, "unknown") || !strings.Contains(out, "sandbox-control-plane") {
+		return fmt.Errorf("kubectl top nodes: %s", out)
+	}
+	return nil
 }
 
 func (s *suite) ids() []string {
@@ -258,23 +277,23 @@ func (s *suite) status(t *testing.T, state, note string) {
 // it is there.
 func (s *suite) policy(t *testing.T) {
 	s.mustKubectl(policy, "apply", "-f", "-")
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 30*time.Second, func() error {
 		if s.fetch() == nil {
 			return errors.New("a stranger is let in")
 		}
 		return nil
 	})
 	s.mustKubectl("", "label", "pod", "client", "friend=yes")
-	eventually(t, 10*time.Second, s.fetch)
+	eventually(t, 30*time.Second, s.fetch)
 	s.mustKubectl("", "label", "pod", "client", "friend-")
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, 30*time.Second, func() error {
 		if s.fetch() == nil {
 			return errors.New("a stranger is let in")
 		}
 		return nil
 	})
 	s.mustKubectl("", "delete", "networkpolicy", "web")
-	eventually(t, 10*time.Second, s.fetch)
+	eventually(t, 30*time.Second, s.fetch)
 }
 
 // metrics: Prometheus, which is in Docker's network, reaches those of the
