@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -193,6 +194,32 @@ func TestService(t *testing.T) {
 	}
 }
 
+// TestUnderWay: what Docker makes already, as a process had asked for that was
+// killed, is taken for what is wanted. Here others live and ask at once.
+func TestUnderWay(t *testing.T) {
+	e := newEngine(t)
+	stage := NewStage(e)
+	s := greeter(0)
+	s.Ports, s.Ready = nil, nil
+	defer func() {
+		_, err := do(t, stage.Down(api.DownOptions{Purge: true}))
+		if err := errors.Join(err, e.Remove(context.Background(), "test", true)); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, steps := range [][]stack.Step{stage.Up(api.UpOptions{}), run(e, s)} {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if _, err := do(t, steps); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
 func TestServiceErrors(t *testing.T) {
 	e := newEngine(t)
 	stage := NewStage(e)
@@ -210,7 +237,7 @@ func TestServiceErrors(t *testing.T) {
 			text += "; " + hint.Hint()
 		}
 		if !class(err) {
-			t.Errorf("%s: %v", what, err)
+			t.Error(err)
 		}
 		for _, w := range words {
 			if !strings.Contains(text, w) {

@@ -37,9 +37,7 @@ func (s *Stage) network(ctx context.Context, p stack.Progress) error {
 	have, err := s.engine.inspectNetwork(ctx, c)
 	if errdefs.IsNotFound(err) {
 		note = "made"
-		if err = s.engine.createNetwork(ctx, c); err == nil {
-			have, err = s.engine.inspectNetwork(ctx, c)
-		}
+		have, err = s.engine.createNetwork(ctx, c)
 	}
 	if err != nil {
 		return s.engine.explain(err)
@@ -94,7 +92,8 @@ func (e *Engine) resume(ctx context.Context) error {
 	return e.Serve(ctx, gateway)
 }
 
-func (e *Engine) createNetwork(ctx context.Context, c *client.Client) error {
+func (e *Engine) createNetwork(ctx context.Context, c *client.Client) (network.Inspect, error) {
+	look := func() (network.Inspect, error) { return e.inspectNetwork(ctx, c) }
 	_, err := c.NetworkCreate(ctx, NetworkName, network.CreateOptions{
 		Driver: "bridge",
 		Labels: e.Labels(Name),
@@ -103,9 +102,9 @@ func (e *Engine) createNetwork(ctx context.Context, c *client.Client) error {
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("create network %s: %w", NetworkName, err)
+		return underWay(ctx, fmt.Errorf("create network %s: %w", NetworkName, err), look)
 	}
-	return nil
+	return look()
 }
 
 func (e *Engine) inspectNetwork(ctx context.Context, c *client.Client) (network.Inspect, error) {

@@ -25,6 +25,9 @@ const (
 	// readyTimeout bounds how long a service may take until it is of use.
 	readyTimeout = 3 * time.Minute
 	readyPoll    = 100 * time.Millisecond
+	// underWayLooks bounds how long Docker may take to make a network or a
+	// container, in readyPolls; tenths of a second as a rule.
+	underWayLooks = 100
 	// stopSeconds is how long Docker waits for a service to end by itself.
 	stopSeconds = 10
 	// lastLines is how much of its log an error about a service shows.
@@ -90,9 +93,35 @@ func (e *Engine) converge(ctx context.Context, c *client.Client, s Service, img 
 		return "", err
 	}
 	if _, err := c.ContainerCreate(ctx, want.Config, want.Host, want.Network, nil, name); err != nil {
-		return "", fmt.Errorf("create container %s: %w", name, err)
+		err = fmt.Errorf("create container %s: %w", name, err)
+		if _, err := underWay(ctx, err, func() (container.InspectResponse, error) { return c.ContainerInspect(ctx, name) }); err != nil {
+			return "", err
+		}
+		return e.converge(ctx, c, s, img, want, p)
 	}
 	return e.start(ctx, c, s, done)
+}
+
+// underWay looks for what Docker refuses to create because its name is taken,
+// though there was nothing: Docker goes on with what a process asked for that
+// was killed meanwhile, and shows it when it is complete. refused is the error
+// if nothing shows, or if it is another.
+func underWay[T any](ctx context.Context, refused error, look func() (T, error)) (T, error) {
+	var none T
+	if !errdefs.IsConflict(refused) && !errdefs.IsPermissionDenied(refused) {
+		return none, refused
+	}
+	for range underWayLooks {
+		if have, err := look(); !errdefs.IsNotFound(err) {
+			return have, err
+		}
+		select {
+		case <-time.After(readyPoll):
+		case <-ctx.Done():
+			return none, ctx.Err()
+		}
+	}
+	return none, refused
 }
 
 // usable reports whether a container in this state can be started, or is.
