@@ -147,6 +147,41 @@ func TestKilled(t *testing.T) {
 	})
 }
 
+// TestTemplate: the container of a template that a killed daemon had asked for
+// may show only after it was looked for; it is not in the way.
+func TestTemplate(t *testing.T) {
+	s := newSuite(t)
+	graph, err := stack.New(docker.NewStage(s.Docker))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := graph.Up(api.UpOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.run(t.Context(), plan); err != nil {
+		t.Fatal(err)
+	}
+	u := &up{Stage: s.Stage, spec: spec{Nodes: 1}}
+	if u.node, err = s.Images.Ensure(t.Context(), "toolbox", stack.Progress{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Docker.Pull(t.Context(), u.node, stack.Progress{}); err != nil {
+		t.Fatal(err)
+	}
+	c := dockertest.Client(t)
+	if _, err := c.ContainerCreate(t.Context(), &container.Config{Image: u.node.Ref, Labels: s.Docker.Labels(Name)}, nil, nil, nil, templateName); err != nil {
+		t.Fatal(err)
+	}
+	name, err := u.template(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img, err := c.ImageInspect(t.Context(), name); err != nil || img.Config.Labels[docker.LabelStage] != Name {
+		t.Errorf("template %s: %v, %v", name, img.Config, err)
+	}
+}
+
 // killWhen reads what a child says until it says when, and kills it then.
 func killWhen(t *testing.T, out io.Reader, when string, cmd *exec.Cmd) {
 	t.Helper()

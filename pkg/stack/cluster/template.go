@@ -17,6 +17,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
+	"github.com/docker/docker/client"
 
 	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
 )
@@ -74,9 +75,9 @@ func (u *up) template(ctx context.Context) (name string, err error) {
 	}
 	labels := u.Docker.Labels(Name)
 	labels[labelSpec] = string(label)
-	made, err := c.ContainerCreate(ctx, &container.Config{Image: u.node.Ref, Labels: labels}, nil, nil, nil, templateName)
+	made, err := u.templateContainer(ctx, c, &container.Config{Image: u.node.Ref, Labels: labels})
 	if err != nil {
-		return "", fmt.Errorf("create container %s: %w", templateName, err)
+		return "", err
 	}
 	defer func() {
 		err = errors.Join(err, removeContainer(context.WithoutCancel(ctx), c, made.ID, "container "+templateName))
@@ -93,6 +94,28 @@ func (u *up) template(ctx context.Context) (name string, err error) {
 		return "", fmt.Errorf("commit container %s: %w", templateName, err)
 	}
 	return name, nil
+}
+
+// templateContainer makes the container of a template. One that is in the way may
+// have been asked for by a daemon that was killed, and be complete only now.
+func (u *up) templateContainer(ctx context.Context, c *client.Client, config *container.Config) (container.CreateResponse, error) {
+	for try := 1; ; try++ {
+		made, err := c.ContainerCreate(ctx, config, nil, nil, nil, templateName)
+		if err == nil {
+			return made, nil
+		}
+		if !errdefs.IsConflict(err) || try == createTries {
+			return made, fmt.Errorf("create container %s: %w", templateName, err)
+		}
+		select {
+		case <-time.After(abortPoll):
+		case <-ctx.Done():
+			return made, ctx.Err()
+		}
+		if err := u.removeTemplates(ctx); err != nil {
+			return made, err
+		}
+	}
 }
 
 // tarFile packs one file, with the folders that lead to it, for
