@@ -115,9 +115,10 @@ func (p *program) changeEnded(ctx context.Context, c api.Change, err error) erro
 	return nil
 }
 
-// notReadyFor gives an error about the state of the host the exit code for that.
+// notReadyFor gives an error about the state of the host the exit code for that:
+// what is missing, or what others have made that is in the way.
 func notReadyFor(err error) error {
-	if e, ok := errors.AsType[*api.Error](err); ok && e.Class == api.ClassFailedPrecondition {
+	if e, ok := errors.AsType[*api.Error](err); ok && (e.Class == api.ClassFailedPrecondition || e.Class == api.ClassAlreadyExists) {
 		return &exitError{code: exitNotReady, err: e, hint: e.Hint}
 	}
 	return err

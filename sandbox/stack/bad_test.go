@@ -68,7 +68,7 @@ func TestBadInput(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.refused(1, []string{"there is a kind cluster named sandbox that sandbox did not make (sandbox-control-plane)", "kind delete cluster --name sandbox", "--without cluster"}, "up", "--only", "cluster")
+		s.refused(4, []string{"there is a kind cluster named sandbox that sandbox did not make (sandbox-control-plane)", "kind delete cluster --name sandbox", "--without cluster"}, "up", "--only", "cluster")
 		s.change("down")
 		if err := c.ContainerRemove(t.Context(), made.ID, container.RemoveOptions{RemoveVolumes: true}); err != nil {
 			t.Errorf("the other's node: %v", err)
@@ -79,7 +79,7 @@ func TestBadInput(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.refused(1, []string{"network sandbox is in the way", "docker network rm sandbox"}, "up", "--only", "docker")
+		s.refused(4, []string{"network sandbox is in the way", "docker network rm sandbox"}, "up", "--only", "docker")
 		s.change("down")
 		if err := c.NetworkRemove(t.Context(), made.ID); err != nil {
 			t.Errorf("the other's network: %v", err)
