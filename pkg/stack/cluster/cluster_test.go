@@ -203,8 +203,8 @@ func TestHosts(t *testing.T) {
 	}
 }
 
-func TestTarFile(t *testing.T) {
-	b, err := tarFile("/a/b/c", []byte("content"))
+func TestPack(t *testing.T) {
+	b, err := file{"/a/b/c", 0o644, []byte("content")}.pack()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -126,7 +126,7 @@ func (s *Stage) writeFile(ctx context.Context, n node, name string, content []by
 	if err != nil {
 		return err
 	}
-	packed, err := tarFile(name, content)
+	packed, err := file{name, 0o644, content}.pack()
 	if err != nil {
 		return err
 	}

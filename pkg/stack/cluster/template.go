@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"strconv"
 	"time"
@@ -19,15 +20,20 @@ import (
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
 
+	content "github.com/sandboxlabs/sandbox/sandbox/stack/cluster"
+
 	"github.com/sandboxlabs/sandbox/pkg/stack/docker"
 )
 
 // kind has no way to put a label on a node, or a file into it before it starts.
 // But a container has its image's labels: nodes are made from a template, which
-// is the node image with ours and with the file that sends containerd to the
-// registry. It shares all layers with the node image.
+// is the node image with ours, with the file that sends containerd to the
+// registry, and with a getent that does not wait for what will not come. It shares
+// all layers with the node image.
 const (
 	templateName = "sandbox-node"
+	// getentFile comes before /usr/bin in the PATH of a node's start.
+	getentFile = "/usr/local/bin/getent"
 	// hostsFile tells containerd where to ask for images, of whatever registry
 	// (_default); it asks the image's own when there is none.
 	hostsFile = "/etc/containerd/certs.d/_default/hosts.toml"
@@ -66,7 +72,11 @@ func (u *up) template(ctx context.Context) (name string, err error) {
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%s", u.node.Ref, label, registry, u.Docker.State))
+	getent, err := fs.ReadFile(content.Files, "getent")
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%s\n%s", u.node.Ref, label, registry, getent, u.Docker.State))
 	name = templateName + ":" + hex.EncodeToString(sum[:6])
 	if _, err := c.ImageInspect(ctx, name); err == nil {
 		return name, nil
@@ -82,12 +92,14 @@ func (u *up) template(ctx context.Context) (name string, err error) {
 	defer func() {
 		err = errors.Join(err, removeContainer(context.WithoutCancel(ctx), c, made.ID, "container "+templateName))
 	}()
-	content, err := tarFile(hostsFile, hosts(registry))
-	if err != nil {
-		return "", err
-	}
-	if err := c.CopyToContainer(ctx, made.ID, "/", content, container.CopyToContainerOptions{}); err != nil {
-		return "", fmt.Errorf("copy %s to container %s: %w", hostsFile, templateName, err)
+	for _, f := range []file{{hostsFile, 0o644, hosts(registry)}, {getentFile, 0o755, getent}} {
+		packed, err := f.pack()
+		if err != nil {
+			return "", err
+		}
+		if err := c.CopyToContainer(ctx, made.ID, "/", packed, container.CopyToContainerOptions{}); err != nil {
+			return "", fmt.Errorf("copy %s to container %s: %w", f.name, templateName, err)
+		}
 	}
 	// Without a config it has the container's, labels included.
 	if _, err := c.ContainerCommit(ctx, made.ID, container.CommitOptions{Reference: name}); err != nil {
@@ -118,13 +130,20 @@ func (u *up) templateContainer(ctx context.Context, c *client.Client, config *co
 	}
 }
 
-// tarFile packs one file, with the folders that lead to it, for
+// file is one for a node.
+type file struct {
+	name    string // absolute
+	mode    int64
+	content []byte
+}
+
+// pack makes an archive of it, with the folders that lead to it, for
 // CopyToContainer.
-func tarFile(name string, content []byte) (*bytes.Buffer, error) {
+func (f file) pack() (*bytes.Buffer, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	var dirs []string
-	for dir := path.Dir(name); dir != "/"; dir = path.Dir(dir) {
+	for dir := path.Dir(f.name); dir != "/"; dir = path.Dir(dir) {
 		dirs = append([]string{dir}, dirs...)
 	}
 	now := time.Now().Truncate(time.Second)
@@ -133,10 +152,10 @@ func tarFile(name string, content []byte) (*bytes.Buffer, error) {
 			return nil, err
 		}
 	}
-	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name[1:], Mode: 0o644, Size: int64(len(content)), ModTime: now}); err != nil {
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name[1:], Mode: f.mode, Size: int64(len(f.content)), ModTime: now}); err != nil {
 		return nil, err
 	}
-	if _, err := w.Write(content); err != nil {
+	if _, err := w.Write(f.content); err != nil {
 		return nil, err
 	}
 	return &b, w.Close()

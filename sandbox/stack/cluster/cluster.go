@@ -6,8 +6,9 @@ package cluster
 
 import "embed"
 
-// Files are kubeadm.yaml, the patches; in manifests/ what is applied first; and in
-// gateway/ the definitions of the Gateway API, and what they define.
+// Files are kubeadm.yaml, the patches; getent, which nodes get; in manifests/ what
+// is applied first; and in gateway/ the definitions of the Gateway API, and what
+// they define.
 //
-//go:embed kubeadm.yaml manifests gateway
+//go:embed kubeadm.yaml getent manifests gateway
 var Files embed.FS
