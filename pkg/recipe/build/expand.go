@@ -153,6 +153,9 @@ func (f *file) globals(args map[string]string, target string) environ {
 }
 
 func (f *file) expandGlobals(x *expander, args map[string]string, target string) (environ, error) {
+	if n := len(f.stages); target == "" && n > 0 {
+		target = f.stages[n-1].Name
+	}
 	e := platformArgs(target)
 	for _, entry := range e {
 		key, _, _ := strings.Cut(entry, "=")
