@@ -77,6 +77,7 @@ RUN test ! -e /run/secrets && test ! -e /a
 		{name: "private caches", dockerfile: prelude + "RUN --mount=type=cache,id=p,target=/c,sharing=private echo 1 > /c/f\nRUN --mount=type=cache,id=p,target=/c,sharing=locked cat /c/f > /got\n", want: "1\n"},
 		{name: "lines of Windows", dockerfile: "FROM toolbox\r\nRUN echo a \\\r\n  b > /got\r\nENV x=y\r\nRUN echo $x >> /got\r\n", want: "a b\ny\n"},
 		{name: "characters in pieces", dockerfile: prelude + "RUN printf '\\303' && sleep 0.2 && printf '\\251\\n' && touch /got\n", want: ""},
+		{name: "script by the shell", dockerfile: prelude + "SHELL [\"/bin/sh\", \"-c\", \"X=by-shell; export X; exec $0\"]\nRUN <<A\n#!/bin/sh\necho $X > /got\nA\n", want: "by-shell\n"},
 		{name: "stages by number", dockerfile: "FROM toolbox\nRUN echo 0 > /f\nFROM toolbox\nCOPY --from=0 /f /got\n", want: "0\n"},
 		{name: "variables in mounts", dockerfile: prelude + "ARG where=/w\nRUN --mount=type=tmpfs,target=$where test -d /w && echo yes > /got\n", want: "yes\n"},
 		{name: "working directory that is a link", dockerfile: prelude + "RUN mkdir /real && ln -s /real /link\nWORKDIR /link/sub\nRUN pwd -P > /got\n", want: "/real/sub\n"},

@@ -24,7 +24,8 @@ type runWork struct {
 	Dir     string
 	Network string
 	Mounts  []*mount
-	// Script is a here-document that names its own interpreter.
+	// Script is a here-document that names its own interpreter. The shell starts
+	// it: SHELL may do more than that.
 	Script *script
 }
 
@@ -45,7 +46,7 @@ func (d *dispatcher) run(st *step, cmd *instructions.RunCommand) error {
 	if w.Args, w.Script, err = runArgs(cmd); err != nil {
 		return err
 	}
-	if cmd.PrependShell && w.Script == nil {
+	if cmd.PrependShell {
 		w.Args = d.withShell(w.Args)
 	}
 	if len(w.Args) == 0 || w.Args[0] == "" {
