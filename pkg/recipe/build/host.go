@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -80,9 +81,10 @@ var trustVars = []string{
 // hostFor is what a RUN is lent. args are the build's: its proxies win.
 func (b *Builder) hostFor(args map[string]string) (env []string, mounts []api.Mount, err error) {
 	e := environ(b.Host.Env)
-	for key, value := range args {
+	// In this order the name in lower case wins over that in upper case.
+	for _, key := range slices.Sorted(maps.Keys(args)) {
 		if slices.Contains(proxies, strings.ToUpper(key)) {
-			e = e.with(strings.ToUpper(key), value).with(strings.ToLower(key), value)
+			e = e.with(strings.ToUpper(key), args[key]).with(strings.ToLower(key), args[key])
 		}
 	}
 	env = slices.Clone(e)

@@ -111,7 +111,9 @@ case "$JAVA_TOOL_OPTIONS" in *ca.p12*-Xmine) ;; *) exit 1;; esac
 	}
 	// The Dockerfile's own proxy wins, and is no more in the image than the host's.
 	img, _ = b.must("FROM toolbox\nRUN --mount=target=/ctx sh -e /ctx/given && touch /made\n", files,
-		func(o *build.Options) { o.Args = map[string]string{"https_proxy": "http://given.example"} })
+		func(o *build.Options) {
+			o.Args = map[string]string{"https_proxy": "http://given.example", "HTTPS_PROXY": "http://loses.example"}
+		})
 	b.search(img, []string{"given.example"})
 }
 
