@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -32,24 +31,42 @@ func cacheFolder(id string) string {
 	return "@" + hex.EncodeToString(sum[:8])
 }
 
+// cacheFolder is the folder of a mount's cache. Mounts share it that have the
+// same ID and make a new cache alike: else one would have the owner, or the
+// files, that another has asked for.
+func (m *mount) cacheFolder() string {
+	if m.UID == nil && m.GID == nil && m.Mode == nil && m.from == (origin{}) {
+		return cacheFolder(m.ID)
+	}
+	h := sha256.New()
+	for _, n := range []*uint64{m.UID, m.GID, m.Mode} {
+		if n != nil {
+			fmt.Fprint(h, *n)
+		}
+		fmt.Fprint(h, ",")
+	}
+	fmt.Fprint(h, m.Source, "\n", m.Content)
+	return cacheFolder(m.ID) + "@" + hex.EncodeToString(h.Sum(nil)[:8])
+}
+
 // openCaches finds the folders of all cache mounts, and locks them in the order
 // of their names for the time of the run.
 func (x *execution) openCaches(r *run, mounts []*mount) error {
-	byID := map[string][]*mount{}
+	byFolder := map[string][]*mount{}
 	for _, m := range mounts {
 		if m.Type == instructions.MountTypeCache {
-			byID[m.ID] = append(byID[m.ID], m)
+			byFolder[m.cacheFolder()] = append(byFolder[m.cacheFolder()], m)
 		}
 	}
-	ids := slices.SortedFunc(maps.Keys(byID), func(a, b string) int { return strings.Compare(cacheFolder(a), cacheFolder(b)) })
-	for _, id := range ids {
-		folder, err := x.lockCache(r, cacheFolder(id), sharing(byID[id]))
+	for _, name := range slices.Sorted(maps.Keys(byFolder)) {
+		same := byFolder[name]
+		folder, err := x.lockCache(r, name, sharing(same))
 		if err == nil {
-			r.cache[id] = filepath.Join(x.cache.caches(), folder)
-			err = x.seed(r, byID[id][0], r.cache[id])
+			r.cache[name] = filepath.Join(x.cache.caches(), folder)
+			err = x.seed(r, same[0], r.cache[name])
 		}
 		if err != nil {
-			return fmt.Errorf("cache %s: %w", id, err)
+			return fmt.Errorf("cache %s: %w", same[0].ID, err)
 		}
 	}
 	return nil

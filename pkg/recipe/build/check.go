@@ -225,6 +225,9 @@ func checkMount(m *instructions.Mount) error {
 		return fmt.Errorf("target %s is the root", m.Target)
 	case m.Type == instructions.MountTypeTmpfs && m.From != "":
 		return fmt.Errorf("type=tmpfs has no from")
+	case m.Type == instructions.MountTypeCache && m.From == "" && path.Join("/", m.Source) != "/":
+		// Whoever shares the cache could put a symlink to the host's files there.
+		return errors.New("a source in the cache itself is not supported: mount all of it")
 	}
 	return nil
 }

@@ -124,7 +124,7 @@ func (x *execution) mount(r *run, m *mount, spec *api.ContainerSpec) error {
 	case instructions.MountTypeSecret:
 		return x.secret(r, m, spec)
 	case instructions.MountTypeCache:
-		addBind(spec, r.cache[m.ID], m)
+		addBind(spec, r.cache[m.cacheFolder()], m)
 		return nil
 	}
 	root, name, err := x.bindRoot(r, m)

@@ -25,7 +25,7 @@ type run struct {
 	dir   string            // of the new layer
 	upper string            // what is changed goes here
 	where map[*layer]string // folders of all layers that the step needs
-	cache map[string]string // folders of its cache mounts, by their IDs
+	cache map[string]string // where its cache mounts' folders are; see mount.cacheFolder
 	after []func() error
 }
 
