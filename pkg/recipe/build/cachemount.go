@@ -133,17 +133,29 @@ func (x *execution) seed(r *run, m *mount, dir string) error {
 	if err := os.Mkdir(half, 0o755); err != nil {
 		return err
 	}
-	if m.from != (origin{}) {
+	uid, gid, mode := 0, 0, os.FileMode(0o755)
+	if m.from != (origin{}) { // the cache begins as the folder there
 		from, err := x.open(r, m.from, false)
 		if err != nil {
 			return err
 		}
-		err = filecopy.Copy(r.ctx, from, []string{m.pattern()}, half, "/", filecopy.Options{Dir: true, KeepOwner: m.from.folder == nil || m.from.folder.rootfs})
+		owners := m.from.folder == nil || m.from.folder.rootfs
+		err = filecopy.Copy(r.ctx, from, []string{m.pattern()}, half, "/", filecopy.Options{Dir: true, KeepOwner: owners})
 		if err != nil {
 			return err
 		}
+		source, err := within(from.Root, m.Source)
+		if err != nil {
+			return fmt.Errorf("source %s: %w", m.Source, err)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(source, &st); err != nil {
+			return fmt.Errorf("source %s: %w", m.Source, err)
+		}
+		if mode = os.FileMode(st.Mode & 0o777); owners {
+			uid, gid = int(st.Uid), int(st.Gid)
+		}
 	}
-	uid, gid, mode := 0, 0, os.FileMode(0o755)
 	if m.UID != nil {
 		uid = int(*m.UID)
 	}

@@ -76,14 +76,14 @@ RUN test ! -e /run/secrets && test ! -e /a
 		{name: "mounts hide nothing", dockerfile: prelude + "RUN mkdir /keep && echo k > /keep/k\nRUN --mount=type=tmpfs,target=/keep touch /keep/x; ls /keep > /got\nRUN cat /keep/k >> /got\n", want: "x\nk\n"},
 		{name: "private caches", dockerfile: prelude + "RUN --mount=type=cache,id=p,target=/c,sharing=private echo 1 > /c/f\nRUN --mount=type=cache,id=p,target=/c,sharing=locked cat /c/f > /got\n", want: "1\n"},
 		{name: "lines of Windows", dockerfile: "FROM toolbox\r\nRUN echo a \\\r\n  b > /got\r\nENV x=y\r\nRUN echo $x >> /got\r\n", want: "a b\ny\n"},
-		{name: "caches that begin otherwise", dockerfile: "FROM toolbox AS a\nRUN mkdir -p /d/e && touch /d/one /d/e/two\nFROM toolbox\n" +
+		{name: "caches that begin otherwise", dockerfile: "FROM toolbox AS a\nRUN mkdir -p /d/e && touch /d/one /d/e/two && chmod 700 /d && chown 3:4 /d\nFROM toolbox\n" +
 			"RUN --mount=type=cache,id=b,target=/c touch /c/plain\n" +
 			"RUN --mount=type=cache,id=b,target=/c,uid=5,gid=6,mode=0751 stat -c '%a %u:%g' /c > /got; ls /c >> /got; touch /c/owned\n" +
-			"RUN --mount=type=cache,id=b,target=/c,from=a,source=/d ls /c >> /got\n" +
+			"RUN --mount=type=cache,id=b,target=/c,from=a,source=/d ls /c >> /got; stat -c '%a %u:%g' /c >> /got\n" +
 			"RUN --mount=type=cache,id=b,target=/c,from=a,source=/d/e ls /c >> /got\n" +
 			"RUN --mount=type=cache,id=b,target=/c ls /c >> /got\n" +
 			"RUN --mount=type=cache,id=b,target=/c,mode=0751,gid=6,uid=5 ls /c >> /got\n",
-			want: "751 5:6\ne\none\ntwo\nplain\nowned\n"},
+			want: "751 5:6\ne\none\n700 3:4\ntwo\nplain\nowned\n"},
 		{name: "characters in pieces", dockerfile: prelude + "RUN printf '\\303' && sleep 0.2 && printf '\\251\\n' && touch /got\n", want: ""},
 		{name: "script by the shell", dockerfile: prelude + "SHELL [\"/bin/sh\", \"-c\", \"X=by-shell; export X; exec $0\"]\nRUN <<A\n#!/bin/sh\necho $X > /got\nA\n", want: "by-shell\n"},
 		{name: "stages by number", dockerfile: "FROM toolbox\nRUN echo 0 > /f\nFROM toolbox\nCOPY --from=0 /f /got\n", want: "0\n"},
