@@ -21,26 +21,35 @@ import (
 	"github.com/sandboxlabs/sandbox/pkg/image"
 )
 
-// extract unpacks m when it is a tar; done says that it was. Chmod is not for
-// what is in it.
-func (w *writer) extract(ctx context.Context, m match, to destination) (done bool, err error) {
+// archive opens m, if it is a tar; else it returns nil.
+func (w *writer) archive(m match) (*os.File, error) {
 	if m.st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return false, nil
+		return nil, nil
 	}
 	fd, err := w.src.open(m.rel, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
-		return false, fmt.Errorf("open: %w", classify(err))
+		return nil, fmt.Errorf("open: %w", classify(err))
 	}
 	f := os.NewFile(uintptr(fd), m.rel)
-	defer f.Close()
 	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
+	if err == nil && info.Mode().IsRegular() && isTar(f) {
+		if _, err = f.Seek(0, io.SeekStart); err == nil {
+			return f, nil
+		}
+	}
+	return nil, errors.Join(err, f.Close())
+}
+
+// extract unpacks m when it is a tar; done says that it was. Chmod is not for
+// what is in it.
+func (w *writer) extract(ctx context.Context, m match, to destination) (done bool, err error) {
+	f, err := w.archive(m)
+	if f == nil || err != nil {
 		return false, err
 	}
-	if !isTar(f) {
-		return false, nil
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
 		return false, err
 	}
 	stream, err := decompress(f)

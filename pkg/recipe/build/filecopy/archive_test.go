@@ -162,3 +162,28 @@ func TestAdd(t *testing.T) {
 		})
 	}
 }
+
+// TestAddArchives: several archives can go to a destination that is not there
+// yet, since each makes a directory of it; several files cannot.
+func TestAddArchives(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	for name, data := range map[string][]byte{
+		"a.tar": tarOf(t, tar.Header{Name: "one"}), "b.tar": tarOf(t, tar.Header{Name: "two"}), "c": []byte("c"), "d": []byte("d"),
+	} {
+		if err := os.WriteFile(filepath.Join(from, name), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Copy(t.Context(), Tree{Root: from}, []string{"*.tar", "c"}, to, "/x", Options{Extract: true}); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"d 0755 0:0 x", "f 0644 0:0 x/c c", "f 0644 0:0 x/one one", "f 0644 0:0 x/two two"}
+	if got := listTree(t, to); !slices.Equal(got, want) {
+		t.Errorf("unpacked %q, want %q", got, want)
+	}
+	for _, opts := range []Options{{Extract: true}, {}} {
+		if err := Copy(t.Context(), Tree{Root: from}, []string{"*"}, t.TempDir(), "/x", opts); err == nil {
+			t.Error("two files made one")
+		}
+	}
+}

@@ -139,6 +139,21 @@ func (w *writer) single(to destination, matches []match) error {
 	if to.dir || files < 2 {
 		return nil
 	}
+	if w.opts.Extract { // what is unpacked makes a directory of the destination
+		for _, m := range matches {
+			f, err := w.archive(m)
+			if err != nil {
+				return fmt.Errorf("%s: %w", m, err)
+			}
+			if f != nil {
+				f.Close()
+				files--
+			}
+		}
+		if files < 2 {
+			return nil
+		}
+	}
 	rel, err := w.dst.resolve(to.path, nil)
 	if err != nil {
 		return err
