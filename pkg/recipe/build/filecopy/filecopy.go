@@ -63,9 +63,10 @@ type File struct {
 //
 // Unlike BuildKit it refuses a wildcard that selects several files for a
 // destination which is no directory (of these only the last would be left), a
-// name for Chown that the destination does not have, and device nodes; and
-// --exclude is also for files that a wildcard selects, as BuildKit's reference has
-// it, not only for those in directories.
+// name for Chown that the destination does not have, device nodes and sockets. In
+// directories it leaves sockets out, where BuildKit has empty files. And --exclude
+// is also for files that a wildcard selects, as BuildKit's reference has it, not
+// only for those in directories.
 //
 // What was copied before an error, or the end of ctx, stays.
 func Copy(ctx context.Context, from Tree, patterns []string, toRoot, dest string, opts Options) error {

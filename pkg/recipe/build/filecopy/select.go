@@ -78,6 +78,9 @@ func (s *selector) glob(ctx context.Context, pattern string) ([]match, error) {
 	plain, wild := splitWildcards(path.Join("/", pattern))
 	if len(wild) == 0 {
 		m, err := s.find(ctx, pattern, plain)
+		if err == nil && isSocket(m.st) {
+			err = socketError(pattern)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -96,7 +99,7 @@ func (s *selector) glob(ctx context.Context, pattern string) ([]match, error) {
 	var found []match
 	err = s.expand(ctx, base.rel, wild, func(rel string) error {
 		m, err := s.find(ctx, pattern, rel)
-		if err != nil {
+		if err != nil || isSocket(m.st) {
 			return err
 		}
 		if !m.isDir() {
@@ -242,7 +245,10 @@ func (s *selector) withParents(ctx context.Context, pattern string) ([]match, er
 // on the way is not followed: its path could not be kept.
 func (s *selector) require(ctx context.Context, pattern string, in match, keep string) error {
 	rel := path.Join(in.rel, keep)
-	_, err := s.src.lstat(rel)
+	st, err := s.src.lstat(rel)
+	if err == nil && isSocket(st) {
+		return socketError(pattern)
+	}
 	if missing(err) {
 		return fmt.Errorf("no source file %q: it does not exist: %w", pattern, errdefs.ErrNotFound)
 	}
@@ -254,6 +260,13 @@ func (s *selector) require(ctx context.Context, pattern string, in match, keep s
 		err = fmt.Errorf("no source file %q: %s: %w", pattern, s.why.reason(rel), errdefs.ErrNotFound)
 	}
 	return err
+}
+
+// Sockets are left out of directories: nothing that was listening is in an image.
+func isSocket(st unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFSOCK }
+
+func socketError(pattern string) error {
+	return fmt.Errorf("source %q is a socket, which no image can have: %w", pattern, errdefs.ErrInvalidArgument)
 }
 
 // splitWildcards splits a clean absolute path before the first component that

@@ -139,7 +139,7 @@ func (w *walker) child(ctx context.Context, d *step, name string) error {
 	case unix.S_IFDIR:
 		return w.open(ctx, c)
 	case unix.S_IFSOCK:
-		return nil // nothing that was listening is in an image
+		return nil // see isSocket
 	case unix.S_IFLNK:
 		if e.link, err = readlinkat(d.fd, name); err != nil {
 			return fmt.Errorf("read link %s: %w", e.from, classify(err))

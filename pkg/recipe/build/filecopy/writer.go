@@ -273,8 +273,6 @@ func (w *writer) write(ctx context.Context, e *entry, name string) error {
 		if err == nil {
 			err = w.nodeMetadata(at, name, e)
 		}
-	case unix.S_IFSOCK:
-		return nil
 	default:
 		err = deviceError(&e.st)
 	}
