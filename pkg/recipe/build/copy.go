@@ -115,13 +115,18 @@ func (w *copyWork) apart() bool { return w.link }
 func (w *copyWork) input(ctx context.Context) (any, error) {
 	var err error
 	w.digest, err = w.content(ctx)
+	revision := 0
+	if w.opts.Chmod != "" {
+		revision = 1 // since it is for directories that are made, too
+	}
 	return struct {
 		Content  digest.Digest
 		Patterns []string
 		Dest     string
 		Options  filecopy.Options
 		Link     bool
-	}{w.digest, w.patterns, w.dest, w.opts, w.link}, err
+		Revision int `json:",omitempty"`
+	}{w.digest, w.patterns, w.dest, w.opts, w.link, revision}, err
 }
 
 // content identifies what is copied.

@@ -57,7 +57,7 @@ func (w *writer) extract(ctx context.Context, m match, to destination) (done boo
 		return false, err
 	}
 	defer stream.Close()
-	rel, err := w.mkdirAll(to.path)
+	rel, err := w.mkdirAll(to.path, 0o755)
 	if err != nil {
 		return false, err
 	}

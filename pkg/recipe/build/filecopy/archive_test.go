@@ -174,10 +174,10 @@ func TestAddArchives(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := Copy(t.Context(), Tree{Root: from}, []string{"*.tar", "c"}, to, "/x", Options{Extract: true}); err != nil {
+	if err := Copy(t.Context(), Tree{Root: from}, []string{"*.tar", "c"}, to, "/x", Options{Extract: true, Chmod: "700"}); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"d 0755 0:0 x", "f 0644 0:0 x/c c", "f 0644 0:0 x/one one", "f 0644 0:0 x/two two"}
+	want := []string{"d 0755 0:0 x", "f 0700 0:0 x/c c", "f 0644 0:0 x/one one", "f 0644 0:0 x/two two"}
 	if got := listTree(t, to); !slices.Equal(got, want) {
 		t.Errorf("unpacked %q, want %q", got, want)
 	}

@@ -170,7 +170,6 @@ func (d *digester) node(ctx context.Context, e *entry) error {
 		d.add("symlink", e)
 	case unix.S_IFIFO:
 		d.add("fifo", e)
-	case unix.S_IFSOCK:
 	default:
 		return wrap(e, deviceError(&e.st))
 	}

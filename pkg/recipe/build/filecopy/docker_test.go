@@ -226,7 +226,8 @@ func dockerContext(t *testing.T) string {
 
 // TestCopyAsDocker: the same instructions, the same tree. Left out is what
 // BuildKit does otherwise since: Docker 20.10 does not copy FIFOs, takes no
-// special bits from --chmod, and does not chown what it unpacks.
+// special bits from --chmod, nor has it for parents, and does not chown what it
+// unpacks.
 func TestCopyAsDocker(t *testing.T) {
 	d := startDocker(t)
 	folder := dockerContext(t)
@@ -266,7 +267,7 @@ func TestCopyAsDocker(t *testing.T) {
 		"COPY ignored/keep/b /x/",
 		"COPY ignored/* /x/",
 		"COPY deep /x/",
-		"COPY --chmod=640 dir /x",
+		"COPY dir /x\nCOPY --chmod=640 dir /x",
 		"COPY --chmod=755 a.txt /x/y",
 		"COPY --chown=5 dir /x/y",
 		"COPY --chown=5:6 a.txt /x/y/",

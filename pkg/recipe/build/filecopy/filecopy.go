@@ -59,7 +59,8 @@ type File struct {
 //   - Of a directory the content is copied. It is merged into what is there: files
 //     and symlinks are replaced, directories get the source's metadata. A
 //     directory does not replace anything else, nor does a file a directory.
-//   - Missing parents are made with mode 0755, root's or Chown's.
+//   - Missing parents are made, root's or Chown's, with an octal Chmod's mode, or
+//     0755.
 //
 // Unlike BuildKit it refuses a wildcard that selects several files for a
 // destination which is no directory (of these only the last would be left), a

@@ -15,6 +15,6 @@ func MkdirAll(root, dir, owner string) error {
 	if w.owner, err = dst.lookupOwner(owner); err != nil {
 		return fmt.Errorf("make directory %s: %w", dir, err)
 	}
-	_, err = w.mkdirAll(dir)
+	_, err = w.mkdirAll(dir, 0o755)
 	return err
 }

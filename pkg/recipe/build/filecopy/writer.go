@@ -71,7 +71,7 @@ func (w *writer) match(ctx context.Context, sel *selector, m match, to destinati
 		w.stack = []target{{fd: at}}
 		return sel.walk(ctx, m, &renamed{w, name})
 	}
-	rel, err := w.mkdirAll(to.path)
+	rel, err := w.mkdirAll(to.path, w.madeMode())
 	if err != nil {
 		return err
 	}
@@ -97,11 +97,11 @@ func (r *renamed) node(ctx context.Context, e *entry) error { return r.write(ctx
 func (w *writer) place(to destination, name string) (at int, base string, err error) {
 	var rel string
 	if to.dir {
-		if rel, err = w.mkdirAll(to.path); err != nil {
+		if rel, err = w.mkdirAll(to.path, w.madeMode()); err != nil {
 			return -1, "", err
 		}
 	} else {
-		if _, err = w.mkdirAll(path.Dir(to.path)); err != nil {
+		if _, err = w.mkdirAll(path.Dir(to.path), w.madeMode()); err != nil {
 			return -1, "", err
 		}
 		if rel, err = w.dst.resolve(to.path, nil); err != nil {
@@ -114,7 +114,7 @@ func (w *writer) place(to destination, name string) (at int, base string, err er
 		if err != nil || !isDir(st) {
 			// A symlink to what is not there may name yet other directories.
 			if rel, name = path.Dir(rel), path.Base(rel); err != nil {
-				if rel, err = w.mkdirAll(rel); err != nil {
+				if rel, err = w.mkdirAll(rel, w.madeMode()); err != nil {
 					return -1, "", err
 				}
 			}
@@ -126,8 +126,17 @@ func (w *writer) place(to destination, name string) (at int, base string, err er
 	return at, name, nil
 }
 
+// madeMode is that of directories which no source describes. As in BuildKit an
+// octal --chmod is for them too, a symbolic one is not, nor are special bits.
+func (w *writer) madeMode() uint32 {
+	if w.mode.octal {
+		return w.mode.bits & 0o777
+	}
+	return 0o755
+}
+
 // mkdirAll makes a directory with its parents and returns its path without symlinks.
-func (w *writer) mkdirAll(name string) (string, error) {
+func (w *writer) mkdirAll(name string, mode uint32) (string, error) {
 	rel, err := w.dst.resolve(name, nil)
 	if err != nil {
 		return "", err
@@ -142,7 +151,7 @@ func (w *writer) mkdirAll(name string) (string, error) {
 		done = path.Join(done, part)
 		next, err := openDir(fd, part)
 		if errors.Is(err, unix.ENOENT) {
-			if next, err = w.mkdir(fd, part); err == nil {
+			if next, err = w.mkdir(fd, part, mode); err == nil {
 				w.made = append(w.made, done)
 			}
 		}
@@ -158,8 +167,8 @@ func (w *writer) mkdirAll(name string) (string, error) {
 	return rel, nil
 }
 
-func (w *writer) mkdir(at int, name string) (int, error) {
-	if err := unix.Mkdirat(at, name, 0o755); err != nil {
+func (w *writer) mkdir(at int, name string, mode uint32) (int, error) {
+	if err := unix.Mkdirat(at, name, 0o700); err != nil {
 		return -1, err
 	}
 	fd, err := openDir(at, name)
@@ -170,7 +179,7 @@ func (w *writer) mkdir(at int, name string) (int, error) {
 		err = unix.Fchown(fd, w.owner.uid, w.owner.gid)
 	}
 	if err == nil {
-		err = unix.Fchmod(fd, 0o755) // past the umask
+		err = unix.Fchmod(fd, mode) // past the umask
 	}
 	if err != nil {
 		unix.Close(fd)
