@@ -15,6 +15,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 )
@@ -88,9 +89,9 @@ func (c *checker) stages() {
 			c.add(line, "", "FROM %s: %v", st.BaseName, err)
 		}
 		if st.Platform != "" {
-			p, err := x.word(st.Platform, global)
-			if err == nil && p != "" {
-				err = checkPlatform(p)
+			p, err := x.matches(st.Platform, global)
+			if err == nil && (p.Result != "" || !c.declares(p)) { // else an ARG may be given
+				err = checkPlatform(p.Result)
 			}
 			if err != nil {
 				c.add(line, "an image is built for the machine that builds it", "FROM --platform=%s: %v", st.Platform, err)
@@ -100,6 +101,17 @@ func (c *checker) stages() {
 			c.command(i, cmd, lineIn(cmd.Location()))
 		}
 	}
+}
+
+// declares reports whether an ARG before the first FROM is used in a word.
+func (c *checker) declares(word shell.ProcessWordResult) bool {
+	return slices.ContainsFunc(c.file.args, func(cmd *instructions.ArgCommand) bool {
+		return slices.ContainsFunc(cmd.Args, func(arg instructions.KeyValuePairOptional) bool {
+			_, found := word.Matched[arg.Key]
+			_, missing := word.Unmatched[arg.Key]
+			return found || missing
+		})
+	})
 }
 
 // command refuses what is not supported.
@@ -115,7 +127,7 @@ func (c *checker) command(stage int, cmd instructions.Command, line int) {
 		c.onbuild(cmd.Expression, line)
 	case *instructions.ExposeCommand:
 		for _, p := range cmd.Ports {
-			if _, _, _, err := parsePort(p); err != nil && !strings.Contains(p, "$") {
+			if _, err := parsePort(p); err != nil && !strings.Contains(p, "$") {
 				c.add(line, "as in 8080, 53/udp or 7000-7010", "EXPOSE %s: %v", p, err)
 			}
 		}
@@ -280,6 +292,9 @@ func hostPlatform() string { return runtime.GOOS + "/" + runtime.GOARCH }
 
 // checkPlatform refuses all but this machine's platform, whatever its variant.
 func checkPlatform(platform string) error {
+	if platform == "" {
+		return errors.New("it is empty")
+	}
 	p, err := platforms.Parse(platform)
 	if err != nil {
 		return err

@@ -84,7 +84,14 @@ func (x *expander) check(err error) error {
 }
 
 func (x *expander) word(word string, env environ) (string, error) {
-	v, _, err := shell.NewLex(x.escape).ProcessWord(word, x.values(env))
+	v, err := x.matches(word, env)
+	return v.Result, err
+}
+
+// matches is word, with the names of the variables that were found, and of those
+// that were not.
+func (x *expander) matches(word string, env environ) (shell.ProcessWordResult, error) {
+	v, err := shell.NewLex(x.escape).ProcessWordWithMatches(word, x.values(env))
 	return v, x.check(err)
 }
 

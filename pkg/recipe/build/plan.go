@@ -175,7 +175,7 @@ func (p *planner) stage(i int) (*stage, error) {
 		return fail(err)
 	} else if st.Platform != "" {
 		if err := checkPlatform(platform); err != nil {
-			return fail(fmt.Errorf("platform %s: %w: %w", platform, err, errdefs.ErrNotImplemented))
+			return fail(fmt.Errorf("platform %s: %w: %w", st.Platform, err, errdefs.ErrNotImplemented))
 		}
 	}
 	if st.Name != "" && p.o.Contexts[st.Name] != "" { // it takes the stage's place

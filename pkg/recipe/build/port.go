@@ -3,6 +3,7 @@ package build
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,28 +12,61 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// parsePort reads PORT[-PORT][/PROTOCOL] of EXPOSE. Like Docker it also takes,
-// and forgets, what -p has before that.
-func parsePort(s string) (from, to int, protocol string, err error) {
-	ports, protocol, ok := strings.Cut(s, "/")
-	protocol = strings.ToLower(protocol)
-	if !ok || protocol == "" {
-		protocol = "tcp"
+// portRange is a word of EXPOSE.
+type portRange struct {
+	from, to  int
+	protocol  string
+	published bool // it also says where on the host, which is forgotten
+}
+
+// parsePort reads PORT[-PORT][/PROTOCOL] of EXPOSE. Like Docker it also takes
+// what -p has before that: [[IP:]PORT[-PORT]:].
+func parsePort(s string) (r portRange, err error) {
+	host, ports := "", s
+	if i := strings.LastIndexByte(s, ':'); i >= 0 {
+		host, ports = s[:i], s[i+1:]
 	}
-	if !slices.Contains([]string{"tcp", "udp", "sctp"}, protocol) {
-		return 0, 0, "", fmt.Errorf("protocol %q is none of tcp, udp and sctp", protocol)
+	ports, protocol, _ := strings.Cut(ports, "/")
+	if r.protocol = strings.ToLower(protocol); r.protocol == "" {
+		r.protocol = "tcp"
 	}
-	if i := strings.LastIndexByte(ports, ':'); i >= 0 {
-		ports = ports[i+1:]
+	if !slices.Contains([]string{"tcp", "udp", "sctp"}, r.protocol) {
+		return r, fmt.Errorf("protocol %q is none of tcp, udp and sctp", r.protocol)
 	}
-	first, last, isRange := strings.Cut(ports, "-")
+	if r.from, r.to, err = parsePortNumbers(ports); err != nil {
+		return r, err
+	}
+	ip, published := "", host
+	if i := strings.LastIndexByte(host, ':'); i >= 0 {
+		ip, published = host[:i], host[i+1:]
+	}
+	if r.published = ip != "" || published != ""; published != "" {
+		from, to, err := parsePortNumbers(published)
+		if err != nil {
+			return r, fmt.Errorf("on the host: %w", err)
+		}
+		if r.from != r.to && to-from != r.to-r.from {
+			return r, errors.New("there are not as many ports on the host")
+		}
+	}
+	if inner, ok := strings.CutPrefix(ip, "["); ok && strings.HasSuffix(inner, "]") {
+		ip = strings.TrimSuffix(inner, "]")
+	}
+	if ip != "" && net.ParseIP(ip) == nil {
+		return r, fmt.Errorf("%q is no IP address", ip)
+	}
+	return r, nil
+}
+
+func parsePortNumbers(s string) (from, to int, err error) {
+	first, last, isRange := strings.Cut(s, "-")
 	if from, err = parsePortNumber(first); err != nil || !isRange {
-		return from, from, protocol, err
+		return from, from, err
 	}
 	if to, err = parsePortNumber(last); err == nil && to < from {
 		err = errors.New("the range ends before it begins")
 	}
-	return from, to, protocol, err
+	return from, to, err
 }
 
 // maxPorts is how many ports one build may name: as many as there are.
@@ -40,9 +74,9 @@ const maxPorts = 3 << 16
 
 // expose adds ports to those of the image.
 func (d *dispatcher) expose(s string) error {
-	from, to, protocol, err := parsePort(s)
+	r, err := parsePort(s)
 	if err == nil {
-		if d.p.ports += to - from + 1; d.p.ports > maxPorts {
+		if d.p.ports += r.to - r.from + 1; d.p.ports > maxPorts {
 			err = errors.New("these are more ports than there are")
 		}
 	}
@@ -50,8 +84,8 @@ func (d *dispatcher) expose(s string) error {
 		return fmt.Errorf("port %s: %w: %w", s, err, errdefs.ErrInvalidArgument)
 	}
 	config := &d.s.config.Config
-	for p := from; p <= to; p++ {
-		config.ExposedPorts = withMember(config.ExposedPorts, strconv.Itoa(p)+"/"+protocol)
+	for p := r.from; p <= r.to; p++ {
+		config.ExposedPorts = withMember(config.ExposedPorts, strconv.Itoa(p)+"/"+r.protocol)
 	}
 	return nil
 }
