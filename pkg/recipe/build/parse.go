@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
@@ -65,7 +66,11 @@ func (c *checker) parse(dockerfile []byte) {
 	}
 	c.file.escape = result.EscapeToken
 	for _, w := range result.Warnings {
-		if w.Location != nil {
+		switch rule := &linter.RuleNoEmptyContinuation; {
+		case w.Location == nil:
+		case w.URL == rule.URL:
+			lint.Run(rule, []parser.Range{*w.Location}, rule.Format())
+		default:
 			c.warn(w.Location.Start.Line, w.Short)
 		}
 	}
@@ -88,6 +93,7 @@ func (c *checker) parse(dockerfile []byte) {
 		c.stages()
 		c.rules(lint)
 	}
+	c.strict(dockerfile, lint)
 }
 
 // take adds an instruction to the file.
@@ -125,6 +131,15 @@ func (c *checker) linter(dockerfile []byte) (*linter.Linter, error) {
 		c.warn(lineIn(location), fmt.Sprintf("%s: %s", rule, message))
 	}
 	return linter.New(config), nil
+}
+
+// strict refuses what it has warned of, if the comment "# check=error=true" asks
+// for that.
+func (c *checker) strict(dockerfile []byte, lint *linter.Linter) {
+	if rules := slices.Compact(slices.Sorted(slices.Values(*lint.CalledRules))); lint.ReturnAsError && len(rules) > 0 {
+		_, _, location, _ := parser.ParseDirective("check", dockerfile)
+		c.add(max(lineIn(location), 1), "mend them, or name the rules in skip=", "comment check=error=true: warnings of %s", strings.Join(rules, ", "))
+	}
 }
 
 // lineOf is the line that an error of the parser's is about.
