@@ -18,6 +18,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
+	"github.com/sandboxlabs/sandbox/pkg/recipe/build/filecopy"
 )
 
 // checker collects what is wrong with a Dockerfile, and what of it is not
@@ -171,8 +172,8 @@ func (c *checker) files(chown, chmod string, link bool, line int) {
 	if link && !strings.Contains(chown, "$") && strings.Trim(chown, "0123456789:") != "" {
 		c.add(line, "use numbers, or leave out --link", "--chown=%s: there are no names in the layer of a --link", chown)
 	}
-	if n, err := strconv.ParseUint(chmod, 8, 32); err == nil && n > 0o7777 {
-		c.add(line, "as in --chmod=755", "--chmod=%s: a mode is at most 7777", chmod)
+	if filecopy.CheckMode(chmod) != nil && !strings.Contains(chmod, "$") {
+		c.add(line, "as in 755 or u=rwX,go=rX", "--chmod=%s is neither an octal number up to 7777 nor a symbolic mode", chmod)
 	}
 }
 

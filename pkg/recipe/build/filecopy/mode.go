@@ -32,6 +32,12 @@ const (
 	whoAll   = 0o7777
 )
 
+// CheckMode reports what is wrong with a mode for Options.Chmod.
+func CheckMode(s string) error {
+	_, err := parseMode(s)
+	return err
+}
+
 func parseMode(s string) (mode, error) {
 	if s == "" {
 		return mode{}, nil
