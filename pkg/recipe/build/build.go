@@ -79,7 +79,8 @@ type Options struct {
 	Names    []string          // of the image
 	Target   string            // the stage to build. Default: the last
 	// Epoch is the time that everything built claims to be from: nothing is
-	// newer. Without it the image has the time of its build.
+	// newer. Without it SOURCE_DATE_EPOCH says so, of Args or of an ARG before the
+	// first FROM; else the image has the time of its build.
 	Epoch   time.Time
 	NoCache bool // make every layer anew
 	// Secrets are the files of secrets by their ID. They are lent in memory; one

@@ -112,6 +112,9 @@ func (b *Builder) plan(ctx context.Context, o *Options) (*stage, error) {
 	if p.global, err = f.expandGlobals(p.expand, o.Args, o.Target); err != nil {
 		return nil, err
 	}
+	if err := o.settings(p.global); err != nil {
+		return nil, err
+	}
 	target := len(f.stages) - 1
 	if o.Target != "" {
 		var ok bool

@@ -23,7 +23,9 @@ type runWork struct {
 	User    string
 	Dir     string
 	Network string
-	Mounts  []*mount
+	// Hostname is what arguments ask for.
+	Hostname string `json:",omitempty"`
+	Mounts   []*mount
 	// Script is a here-document that names its own interpreter. The shell starts
 	// it: SHELL may do more than that.
 	Script *script
@@ -38,7 +40,7 @@ const scriptDir = "/dev/pipes/"
 // run plans a RUN.
 func (d *dispatcher) run(st *step, cmd *instructions.RunCommand) error {
 	config := d.s.config.Config
-	w := &runWork{User: config.User, Dir: config.WorkingDir, Env: slices.Sorted(slices.Values(d.s.env))}
+	w := &runWork{User: config.User, Dir: config.WorkingDir, Hostname: d.p.o.Args[argHostname], Env: slices.Sorted(slices.Values(d.s.env))}
 	if w.Dir == "" {
 		w.Dir = "/"
 	}
@@ -135,6 +137,9 @@ func (w *runWork) run(x *execution, r *run) error {
 	}
 	if w.Network == "host" {
 		spec.Hostname = ""
+	}
+	if w.Hostname != "" {
+		spec.Hostname = w.Hostname
 	}
 	// What the host lends comes first, so that the Dockerfile can have its own;
 	// HOSTNAME, which engines set, is not there in Docker's builds.
