@@ -61,6 +61,10 @@ RUN test ! -e /run/secrets && test ! -e /a
 			change: func(o *build.Options) {
 				o.Contexts = map[string]string{"t": filepath.Join(o.ContextDir, "sub")}
 			}, files: map[string]string{"sub/f": "instead"}},
+		{name: "context instead of a stage of a stage", dockerfile: "FROM toolbox AS a\nFROM a AS t\nRUN exit 1\nFROM a AS unused\nFROM toolbox\nCOPY --from=t /f /got\n", want: "instead",
+			change: func(o *build.Options) {
+				o.Contexts = map[string]string{"t": filepath.Join(o.ContextDir, "sub"), "unused": "image:no-such-image"}
+			}, files: map[string]string{"sub/f": "instead"}},
 		{name: "rootfs", dockerfile: prelude + "COPY --from=tree / /r/\nRUN stat -c %u /r/f > /got\nRUN --mount=from=tree,target=/m,rw stat -c %u /m/f >> /got; echo over > /m/f\n", want: "77\n77\n",
 			change: func(o *build.Options) {
 				dir := filepath.Join(o.ContextDir, "sub")
@@ -84,6 +88,26 @@ RUN test ! -e /run/secrets && test ! -e /a
 			"RUN --mount=type=cache,id=b,target=/c ls /c >> /got\n" +
 			"RUN --mount=type=cache,id=b,target=/c,mode=0751,gid=6,uid=5 ls /c >> /got\n",
 			want: "751 5:6\ne\none\n700 3:4\ntwo\nplain\nowned\n"},
+		{name: "heredocs of ONBUILD", dockerfile: "# escape=`\nFROM toolbox AS src\nRUN echo src > /in\nFROM toolbox AS base\nONBUILD COPY --from=src /in /foo\nONBUILD RUN <<A\necho \\\n one > /got\nA\n" +
+			"ONBUILD COPY <<B <<\"C\" /d/\n${x:-un}\nB\n${x:-un}\nC\nONBUILD RUN --mount=from=src,target=/m cat /m/in /foo /d/B /d/C >> /got\nFROM base AS mid\nFROM mid\nRUN echo two >> /got\n",
+			want: "one\nsrc\nsrc\nun\n${x:-un}\ntwo\n"},
+		{name: "several heredocs of one command", dockerfile: prelude + "RUN cat <<A | tr a-z A-Z > /got; \\\n\tcat <<-B >> /got; cat /dev/fd/3 >> /got 3<<\"C\"\nup ${x:-un}\nA\n\t\tindented\n\tB\n\t${x:-un}\nC\n",
+			want: "UP UN\nindented\n\t${x:-un}\n"},
+		{name: "what heredocs escape", dockerfile: prelude + "COPY <<A <<\"B\" <<'C' <<-D <<E /d/\n\"q\" 'r' \\$x \\\\ ${x:+y}z\\\nA\n\\$x \\\\\nB\n\\\nC\n\t\tt\n\tD\nE\nRUN cd /d && cat A B C D E > /got\n",
+			want: "\"q\" 'r' $x \\ z\n\\$x \\\\\n\\\nt\n"},
+		{name: "groups", dockerfile: prelude + "RUN printf 'app:x:1500:1501::/h:/\\n' >> /etc/passwd; printf 'app:x:1501:\\nmore:x:60:other,app\\nwheel:x:10:root\\n' >> /etc/group; touch /got; chmod 666 /got\n" +
+			"RUN id -G >> /got\nUSER app\nRUN id -G >> /got\nUSER 1500\nRUN id -G >> /got\nUSER app:app\nRUN id -G >> /got\nUSER 1500:more\nRUN id -G >> /got\nUSER 70:71\nRUN id -G >> /got\nUSER 70\nRUN id -G >> /got\n",
+			want: "0 10\n1501 60\n1501 60\n1501\n60\n71\n0\n"},
+		{name: "parts of values", dockerfile: prelude + "ARG name=file.tar.gz type=cache\nENV a=${name%.*} b=${name%%.*} c=${name#*.} d=${name##*.} e=${name/./-} f=${name//./-} g=${none-un} h=${name+set}\nRUN --mount=type=$type,target=/c echo $a $b $c $d $e $f $g $h > /got\n",
+			want: "file.tar file tar.gz gz file-tar.gz file-tar-gz un set\n"},
+		{name: "secret over a variable", dockerfile: prelude + "ENV S=env\nRUN --mount=type=secret,id=s,env=S,target=/s echo $S $(cat /s) $(env | grep -c ^S=) > /got\nRUN echo $S >> /got\n", want: "hush hush 1\nenv\n",
+			change: func(o *build.Options) {
+				o.Secrets = map[string]string{"s": filepath.Join(o.ContextDir, "hush")}
+			}, files: map[string]string{"hush": "hush"}},
+		{name: "parents of a stage", dockerfile: "FROM toolbox AS a\nRUN for d in a/b/c/d/e a/b2/c/d/e a/b/c2/d/e2; do mkdir -p /t/$d && touch /t/$d/f; done; ln -s e /t/a/b/c/d/l\nFROM toolbox\n" +
+			"COPY --from=a --parents /t/a/b/./c/d /1/\nCOPY --from=a --parents t/a/b/c/d/. /2/\nCOPY --from=a --parents ./t/a/./b/./c /3/\nCOPY --from=a --parents /t/a/./*/c /4/\nCOPY --from=a --parents /t/a/b*/./c/**/e /t/a/b/c*/./d/**/f /5/\nCOPY --from=a --parents /t/a/b3*/c /t/a/./c2* /6/\n" +
+			"RUN for n in 1 2 3 4 5 6; do find /$n ! -type d | sort; done > /got\n",
+			want: "/1/c/d/e/f\n/1/c/d/l\n/2/t/a/b/c/d/e/f\n/2/t/a/b/c/d/l\n/3/b/c/d/e/f\n/3/b/c/d/l\n/4/b/c/d/e/f\n/4/b/c/d/l\n/4/b2/c/d/e/f\n/5/c/d/e/f\n/5/d/e/f\n/5/d/e2/f\n"},
 		{name: "characters in pieces", dockerfile: prelude + "RUN printf '\\303' && sleep 0.2 && printf '\\251\\n' && touch /got\n", want: ""},
 		{name: "script by the shell", dockerfile: prelude + "SHELL [\"/bin/sh\", \"-c\", \"X=by-shell; export X; exec $0\"]\nRUN <<A\n#!/bin/sh\necho $X > /got\nA\n", want: "by-shell\n"},
 		{name: "stages by number", dockerfile: "FROM toolbox\nRUN echo 0 > /f\nFROM toolbox\nCOPY --from=0 /f /got\n", want: "0\n"},
