@@ -17,6 +17,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
+	"github.com/sandboxlabs/sandbox/pkg/pattern"
 	"github.com/sandboxlabs/sandbox/pkg/recipe"
 	"github.com/sandboxlabs/sandbox/pkg/recipe/build/filecopy"
 )
@@ -280,9 +281,12 @@ func parseTrigger(expression string) (instructions.Command, error) {
 	return cmd, nil
 }
 
+// scpForm is git's short form of a URL, as scp(1) has it: USER@HOST:PATH.
+var scpForm = pattern.New(`^[A-Za-z0-9_-]+@[A-Za-z0-9.-]+:`)
+
 // isRemote tells URLs and git's short form apart from paths.
 func isRemote(src string) bool {
-	if strings.HasPrefix(src, "git@") {
+	if scpForm.MatchString(src) {
 		return true
 	}
 	u, err := url.Parse(src)
