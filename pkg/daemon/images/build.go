@@ -93,9 +93,8 @@ func (s *Service) isPlain(opts api.ImageBuild) (bool, error) {
 func (s *Service) buildFolder(ctx context.Context, opts api.ImageBuild, e *emitter, trace *explain.Tracer) ([]api.BuildResult, error) {
 	dockerfile, name := opts.Dockerfile, opts.DockerfileName
 	if len(dockerfile) == 0 {
-		name = filepath.Join(opts.Dir, "Dockerfile")
 		var err error
-		if dockerfile, err = readDockerfile(name); err != nil {
+		if name, dockerfile, err = readDockerfile(opts.Dir); err != nil {
 			return nil, err
 		}
 	}
@@ -118,14 +117,22 @@ func (s *Service) buildFolder(ctx context.Context, opts api.ImageBuild, e *emitt
 	return []api.BuildResult{s.result(recipe.Result{Image: img, Took: time.Since(begun)})}, nil
 }
 
-func readDockerfile(file string) ([]byte, error) {
-	f, err := os.Open(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, stack.WithHint(
-			fmt.Errorf("build: there is neither %s nor a Dockerfile in %s: %w", recipe.FileName, filepath.Dir(file), errdefs.ErrNotFound),
-			"name another file with -f; or make a recipe: sandbox image new NAME",
-		)
+// readDockerfile reads a folder's, which may be written in lower case.
+func readDockerfile(dir string) (name string, content []byte, err error) {
+	for _, base := range []string{"Dockerfile", "dockerfile"} {
+		name = filepath.Join(dir, base)
+		if content, err = readSmall(name); !errors.Is(err, fs.ErrNotExist) {
+			return name, content, err
+		}
 	}
+	return "", nil, stack.WithHint(
+		fmt.Errorf("build: there is neither %s nor a Dockerfile in %s: %w", recipe.FileName, dir, errdefs.ErrNotFound),
+		"name another file with -f; or make a recipe: sandbox image new NAME",
+	)
+}
+
+func readSmall(file string) ([]byte, error) {
+	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("build: %w", err)
 	}

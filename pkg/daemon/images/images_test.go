@@ -264,6 +264,10 @@ func TestBuildSelection(t *testing.T) {
 	if err := os.WriteFile(plain+"/Dockerfile", []byte("FROM base\nCOPY Dockerfile /\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	lower := work + "/lower"
+	if err := errors.Join(os.Mkdir(lower, 0o755), os.WriteFile(lower+"/dockerfile", []byte("FROM base\nCOPY dockerfile /\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		opts api.ImageBuild
 		want []string // images, in the order of building
@@ -275,6 +279,7 @@ func TestBuildSelection(t *testing.T) {
 		{api.ImageBuild{Names: []string{"first"}, Recipes: work + "/many", Tags: []string{"x:v1"}}, []string{"second:latest", "first:latest"}},
 		// FROM finds what the store lacks among the recipes.
 		{api.ImageBuild{Dir: plain}, []string{"plain-folder:latest"}},
+		{api.ImageBuild{Dir: lower}, []string{"lower:latest"}},
 		{api.ImageBuild{Dir: first, Dockerfile: []byte("FROM scratch\nCOPY recipe.yaml /\n"), Tags: []string{"y:v1", "y:v2"}}, []string{"y:v1"}},
 	} {
 		var told frames

@@ -28,15 +28,13 @@ type User struct {
 const maxDatabase = 4 << 20
 
 // LookupUser resolves NAME|UID[:GROUP|GID] by the container's own /etc/passwd
-// and /etc/group, as docker does; "" is root. Both are opened below rootfs, out
+// and /etc/group, as docker does; "" is root, and ":GROUP" root in that group. Both are opened below rootfs, out
 // of which no symbolic link leads, and neither needs to exist.
 //
 // An unknown name is errdefs.ErrInvalidArgument.
 func LookupUser(rootfs *os.File, spec string) (User, error) {
-	name, group, hasGroup := strings.Cut(spec, ":")
-	if hasGroup && (name == "" || group == "") {
-		return User{}, invalid("invalid user %q: want NAME|UID[:GROUP|GID]", spec)
-	}
+	name, group, _ := strings.Cut(spec, ":")
+	hasGroup := group != ""
 	if name == "" {
 		name = "0"
 	}
