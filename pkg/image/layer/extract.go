@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"path"
-	"slices"
 	"strings"
 	"time"
 
@@ -25,9 +24,9 @@ type Limits struct {
 // extractor writes the entries of one tar below an open directory.
 //
 // The tar is hostile. No path of it is ever given to the kernel whole but to
-// openat2(2) with RESOLVE_BENEATH, which refuses, atomically, every symlink
-// and ".." that would leave the root; everything else works on one name
-// within the directory that this opened, and does not follow that name.
+// openat2(2) with RESOLVE_IN_ROOT, for which, atomically, every symlink and
+// ".." ends at the root, as it will in the container; everything else works on
+// one name within the directory that this opened, and does not follow that name.
 type extractor struct {
 	root   int // fd
 	limits Limits
@@ -40,6 +39,10 @@ type extractor struct {
 	parent     int
 	parentPath string
 	whiteout   func(dir int, name string) error
+	whiteouts  []string        // by their paths, while they are made
+	opaque     map[string]bool // directories, likewise
+	devices    map[string]bool // those that were left out
+	replaced   bool            // an entry has replaced another
 	// plain: the tar is no layer's, but one that ExtractPlain was given.
 	plain bool
 	own   *ids      // of every entry; nil: as the tar says
@@ -76,7 +79,7 @@ func newExtractor(root string, limits Limits) (*extractor, error) {
 	}
 	return &extractor{
 		root: fd, limits: limits, buf: make([]byte, CopyBuffer),
-		parent: -1, whiteout: makeWhiteout,
+		parent: -1, whiteout: makeWhiteout, opaque: map[string]bool{},
 	}, nil
 }
 
@@ -100,9 +103,10 @@ func (x *extractor) extract(r io.Reader) error {
 			return fmt.Errorf("entry %q: %w", hdr.Name, Classify(explainEscape(err)))
 		}
 	}
-	// Deepest last in, first out: a parent's time is set after its children's
-	// directories were touched.
-	for _, d := range slices.Backward(x.dirs) {
+	if err := x.dropWhiteouts(); err != nil {
+		return err
+	}
+	for _, d := range x.dirs {
 		if err := x.setDirTime(d); err != nil {
 			return fmt.Errorf("entry %q: %w", d.path, err)
 		}
@@ -141,13 +145,15 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 		return x.dirMeta(x.root, ".", hdr, owner)
 	}
 	parentPath, base := path.Split(name)
-	dir, err := x.openParent(path.Clean(parentPath))
+	parentPath = path.Clean(parentPath)
+	dir, err := x.openParent(parentPath)
 	if err != nil {
 		return err
 	}
 	if strings.HasPrefix(base, WhiteoutPrefix) && !x.plain {
-		return x.applyWhiteout(dir, base)
+		return x.applyWhiteout(dir, parentPath, base)
 	}
+	delete(x.devices, name)
 	switch hdr.Typeflag {
 	case tar.TypeDir:
 		return x.mkdir(dir, name, base, hdr, owner)
@@ -161,12 +167,12 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 		err = x.replace(dir, base, func() error { return unix.Mknodat(dir, base, unix.S_IFIFO|0o600, 0) })
 	case tar.TypeChar:
 		if hdr.Devmajor == 0 && hdr.Devminor == 0 && !x.plain {
+			x.whiteouts = append(x.whiteouts, name)
 			return x.replace(dir, base, func() error { return x.whiteout(dir, base) })
 		}
 		fallthrough
 	case tar.TypeBlock:
-		return fmt.Errorf("device node %d:%d: images may not bring devices, a container gets its own /dev: %w",
-			hdr.Devmajor, hdr.Devminor, errdefs.ErrInvalidArgument)
+		return x.leaveOut(dir, name, base)
 	default:
 		return fmt.Errorf("unknown tar entry type %q: %w", hdr.Typeflag, errdefs.ErrInvalidArgument)
 	}
@@ -215,7 +221,7 @@ func (x *extractor) mkdir(dir int, name, base string, hdr *tar.Header, own ids) 
 	}
 	defer unix.Close(fd)
 	if opaque {
-		if err := setOpaque(fd); err != nil {
+		if err := x.setOpaque(fd, name); err != nil {
 			return err
 		}
 	}
@@ -250,12 +256,25 @@ func (x *extractor) fill(fd int, hdr *tar.Header, own ids, content io.Reader) er
 	return fileMeta(fd, hdr, own)
 }
 
+// leaveOut is for device nodes, which old base images have in /dev. A container
+// gets its own /dev; elsewhere a node would be a way to the host's devices.
+func (x *extractor) leaveOut(dir int, name, base string) error {
+	if x.devices == nil {
+		x.devices = map[string]bool{}
+	}
+	x.devices[name] = true
+	return x.remove(dir, base)
+}
+
 // hardlink links a file of the same layer. Neither end follows a symlink: a
 // link to a symlink is a second name for the symlink.
 func (x *extractor) hardlink(dir int, base, target string) error {
 	name, err := EntryPath(target)
 	if err != nil {
 		return fmt.Errorf("hard link to %q: %w", target, err)
+	}
+	if x.devices[name] {
+		return x.remove(dir, base)
 	}
 	up, targetBase := path.Split(name)
 	from, err := x.openBeneath(path.Clean("./" + up))

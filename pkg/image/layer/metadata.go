@@ -7,73 +7,8 @@ import (
 	"path"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
-
-// applyWhiteout makes what base, a name that starts with ".wh.", asks for.
-func (x *extractor) applyWhiteout(dir int, base string) error {
-	if base == WhiteoutOpaque {
-		return setOpaque(dir)
-	}
-	if strings.HasPrefix(base, WhiteoutMeta) {
-		return nil
-	}
-	name := strings.TrimPrefix(base, WhiteoutPrefix)
-	if name == "" || name == "." || name == ".." {
-		return fmt.Errorf("whiteout of %q: %w", name, errdefs.ErrInvalidArgument)
-	}
-	err := x.whiteout(dir, name)
-	if !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	// The layer itself has that name already. A whiteout is about the layers
-	// below only: a file hides them anyway, a directory must be told to.
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil //nolint:nilerr // not a directory
-	}
-	defer unix.Close(fd)
-	return setOpaque(fd)
-}
-
-// makeWhiteout makes overlayfs's mark for "not there": a character device
-// 0:0, which everybody may make since Linux 5.8, or, on file systems without
-// device nodes, the empty file with an xattr that overlayfs takes since 6.7.
-func makeWhiteout(dir int, name string) error {
-	err := unix.Mknodat(dir, name, unix.S_IFCHR, 0)
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) {
-		return makeXattrWhiteout(dir, name)
-	}
-	return err
-}
-
-// makeXattrWhiteout also marks the directory: overlayfs looks for such files
-// only in directories whose opaque xattr is "x".
-func makeXattrWhiteout(dir int, name string) error {
-	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := unix.Fsetxattr(fd, xattrWhiteout, nil, 0); err != nil {
-		return fmt.Errorf("set xattr %s: %w", xattrWhiteout, err)
-	}
-	// "y" hides everything below already, and more.
-	err = unix.Fsetxattr(dir, xattrOpaque, []byte("x"), unix.XATTR_CREATE)
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("set xattr %s: %w", xattrOpaque, err)
-	}
-	return nil
-}
-
-// setOpaque hides all that the layers below have in the directory.
-func setOpaque(dir int) error {
-	if err := unix.Fsetxattr(dir, xattrOpaque, []byte("y"), 0); err != nil {
-		return fmt.Errorf("set xattr %s: %w", xattrOpaque, err)
-	}
-	return nil
-}
 
 // dirMeta gives a directory its owner, mode and xattrs now, its mtime later.
 func (x *extractor) dirMeta(fd int, name string, hdr *tar.Header, own ids) error {
@@ -151,16 +86,19 @@ func (x *extractor) setDirTime(d dirTime) error {
 		return setTime(x.root, ".", d.mtime)
 	}
 	up, base := path.Split(d.path)
-	dir, err := x.openParent(path.Clean("./" + up))
-	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENOENT) {
+	dir, err := x.lookParent(path.Clean("./" + up))
+	if x.replaced && err == nil {
+		var st unix.Stat_t
+		err = unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			err = unix.ENOTDIR
+		}
+	}
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) {
 		return nil // replaced by a later entry
 	}
 	if err != nil {
 		return err
 	}
-	err = setTime(dir, base, d.mtime)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return err
+	return setTime(dir, base, d.mtime)
 }
