@@ -97,8 +97,12 @@ func openIn(dir, rel string) (f *os.File, hidden bool, err error) {
 
 // opaque reports whether a directory hides those of its name in layers below.
 func opaque(fd int) bool {
+	return isOpaque(fmt.Sprint("/proc/self/fd/", fd))
+}
+
+func isOpaque(dir string) bool {
 	value := make([]byte, 1)
-	n, err := unix.Getxattr(fmt.Sprint("/proc/self/fd/", fd), "trusted.overlay.opaque", value)
+	n, err := unix.Getxattr(dir, "trusted.overlay.opaque", value)
 	return err == nil && n == 1 && value[0] == 'y'
 }
 

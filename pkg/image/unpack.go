@@ -61,12 +61,16 @@ func (s *Store) Unpack(ctx context.Context, img Image) ([]string, error) {
 }
 
 // stack turns directories, bottom first, into a lowerdir: top first, and each
-// once.
+// once. An opaque root hides all that is below it; overlayfs has no regard for
+// that, so that what is hidden must not be mounted.
 func stack(dirs []string) []string {
 	var lower []string
 	for _, dir := range slices.Backward(dirs) {
 		if !slices.Contains(lower, dir) {
 			lower = append(lower, dir)
+		}
+		if isOpaque(dir) {
+			break
 		}
 	}
 	return lower
