@@ -182,6 +182,11 @@ func (a *archiveReader) content(ctx context.Context) (archiveContent, error) {
 				c.images = append(c.images, archiveImage{desc, layoutName(desc)})
 			}
 		}
+		c.images = forHost(c.images)
+		// Docker 25.0 wrote an image without a name into manifest.json only.
+		if len(c.images) == 0 && len(a.docker) > 0 && a.dockerErr == nil {
+			c.images, err = a.dockerImages(ctx)
+		}
 	case a.seen[dockerManifestFile]:
 		if err = a.dockerErr; err == nil {
 			c.images, err = a.dockerImages(ctx)
@@ -203,6 +208,23 @@ func (a *archiveReader) content(ctx context.Context) (archiveContent, error) {
 
 func (a *archiveReader) tooMany() error {
 	return fmt.Errorf("the archive holds more than %d images: %w", a.store.limits.Images, errdefs.ErrInvalidArgument)
+}
+
+// forHost drops the entries of index.json that are for other machines, or for
+// other purposes (image-spec, image-layout.md, "index.json file"). If nothing
+// would be left, all are, to be refused with a reason.
+func forHost(images []archiveImage) []archiveImage {
+	var kept []archiveImage
+	for _, img := range images {
+		known := isManifest(img.desc.MediaType) || isIndex(img.desc.MediaType)
+		if p := img.desc.Platform; known && (p == nil || isHost(*p)) {
+			kept = append(kept, img)
+		}
+	}
+	if len(kept) == 0 {
+		return images
+	}
+	return kept
 }
 
 // layoutName is the name that index.json gives an image; none is no error.

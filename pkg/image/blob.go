@@ -87,8 +87,35 @@ func readDocument(open func(ispec.Descriptor) (*os.File, error), desc ispec.Desc
 	if have := digest.FromBytes(data); have != desc.Digest {
 		return fmt.Errorf("blob %s: its content has the digest %s: %w", desc.Digest, have, errdefs.ErrDataLoss)
 	}
+	if err := checkKind(data, desc.MediaType); err != nil {
+		return fmt.Errorf("blob %s: %w", desc.Digest, err)
+	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("decode blob %s (%s): %w: %w", desc.Digest, desc.MediaType, err, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// checkKind refuses a document that is a manifest in the eyes of one tool, and
+// an index in those of another: what a digest names must be the same for all.
+func checkKind(data []byte, mediaType string) error {
+	var doc struct {
+		MediaType string          `json:"mediaType"`
+		Config    json.RawMessage `json:"config"`
+		Layers    json.RawMessage `json:"layers"`
+		Manifests json.RawMessage `json:"manifests"`
+		FSLayers  json.RawMessage `json:"fsLayers"`
+	}
+	if !isManifest(mediaType) && !isIndex(mediaType) || json.Unmarshal(data, &doc) != nil {
+		return nil // not of these, or not even JSON, as its reader will say
+	}
+	switch {
+	case doc.FSLayers != nil:
+		return fmt.Errorf("it has the fsLayers of Docker's first format, of before 2016: %w", errdefs.ErrNotImplemented)
+	case isManifest(mediaType) && (doc.Manifests != nil || isIndex(doc.MediaType)):
+		return fmt.Errorf("an index, and not the manifest that it is said to be: %w", errdefs.ErrInvalidArgument)
+	case isIndex(mediaType) && (doc.Config != nil || doc.Layers != nil || isManifest(doc.MediaType)):
+		return fmt.Errorf("a manifest, and not the index that it is said to be: %w", errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

@@ -3,9 +3,7 @@ package image
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -19,7 +17,7 @@ type opener func(ispec.Descriptor) (*os.File, error)
 // readImage reads a manifest, or of an index the manifest for this machine,
 // with its config, and checks that they fit together.
 func readImage(open opener, desc ispec.Descriptor) (Image, error) {
-	desc, err := choose(open, desc, hostPlatform(), 0)
+	desc, err := choose(open, desc, 0)
 	if err != nil {
 		return Image{}, err
 	}
@@ -33,43 +31,13 @@ func readImage(open opener, desc ispec.Descriptor) (Image, error) {
 	}
 	img.Config, img.Docker = config.Image, config.Config.DockerOCIImageConfigExt
 	img.Config.Config = config.Config.ImageConfig
+	img.Config.Platform = completed(img.Config.Platform)
 	img.ID = img.Manifest.Config.Digest
 	if err := validate(img); err != nil {
 		return Image{}, err
 	}
 	img.ChainIDs = chainIDs(img.Config.RootFS.DiffIDs)
 	return img, nil
-}
-
-func hostPlatform() ispec.Platform {
-	return ispec.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}
-}
-
-// choose follows indexes down to the manifest for platform.
-func choose(open opener, desc ispec.Descriptor, platform ispec.Platform, depth int) (ispec.Descriptor, error) {
-	switch desc.MediaType {
-	case ispec.MediaTypeImageManifest, dockerManifest:
-		return desc, nil
-	case ispec.MediaTypeImageIndex, dockerManifestList:
-	default:
-		return desc, fmt.Errorf("manifest %s has the media type %q: %w", desc.Digest, desc.MediaType, errdefs.ErrNotImplemented)
-	}
-	if depth > 2 {
-		return desc, fmt.Errorf("index %s: indexes nested too deep: %w", desc.Digest, errdefs.ErrInvalidArgument)
-	}
-	var index ispec.Index
-	if err := readDocument(open, desc, &index); err != nil {
-		return desc, err
-	}
-	var others []string
-	for _, m := range index.Manifests {
-		if p := m.Platform; p == nil || p.OS == platform.OS && p.Architecture == platform.Architecture {
-			return choose(open, m, platform, depth+1)
-		}
-		others = append(others, m.Platform.OS+"/"+m.Platform.Architecture)
-	}
-	return desc, fmt.Errorf("index %s has no image for %s/%s (it has: %s): %w",
-		desc.Digest, platform.OS, platform.Architecture, strings.Join(others, ", "), errdefs.ErrNotFound)
 }
 
 func validate(img Image) error {
