@@ -49,7 +49,7 @@ type archiveReader struct {
 
 // readArchive stages the files of an archive and finds its images.
 func (s *Store) readArchive(ctx context.Context, r io.Reader, stage *staging, progress func(int64)) (archiveContent, error) {
-	stream, err := layer.Decompress(&layer.CountingReader{R: untilDone(ctx, r), Report: progress})
+	stream, err := layer.DecompressArchive(&layer.CountingReader{R: untilDone(ctx, r), Report: progress})
 	if err != nil {
 		return archiveContent{}, err
 	}
@@ -84,9 +84,9 @@ func (a *archiveReader) entry(hdr *tar.Header, r io.Reader) error {
 	if hdr.Typeflag == tar.TypeDir || hdr.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
-	if a.seen[name] {
-		return fmt.Errorf("it comes twice: %w", errdefs.ErrInvalidArgument)
-	}
+	// Of an archive that was appended to the last entry of a name counts.
+	delete(a.files, name)
+	delete(a.links, name)
 	a.seen[name] = true
 	switch hdr.Typeflag {
 	case tar.TypeSymlink:
@@ -109,6 +109,7 @@ func (a *archiveReader) entry(hdr *tar.Header, r io.Reader) error {
 		a.index = &ispec.Index{}
 		return a.json(r, hdr, a.index)
 	case name == dockerManifestFile:
+		a.docker = nil
 		if a.dockerErr = a.json(r, hdr, &a.docker); a.dockerErr != nil {
 			a.dockerErr = fmt.Errorf("archive entry %q: %w", hdr.Name, a.dockerErr)
 		}

@@ -102,7 +102,7 @@ func layerType(f *os.File) (string, error) {
 	switch magic = magic[:n]; {
 	case bytes.HasPrefix(magic, layer.GzipMagic):
 		return ispec.MediaTypeImageLayerGzip, nil
-	case bytes.HasPrefix(magic, layer.ZstdMagic):
+	case layer.IsZstd(magic):
 		return ispec.MediaTypeImageLayerZstd, nil
 	}
 	return ispec.MediaTypeImageLayer, nil

@@ -25,8 +25,8 @@ type ImportOptions struct {
 	Progress func(bytes int64) // told how much of the archive has been read; may be nil
 }
 
-// Import reads an archive, plain or compressed by gzip or zstd, into the store,
-// and returns its images for this machine, one for each name. An archive is a
+// Import reads an archive, plain or compressed by gzip, zstd, bzip2 or xz, into
+// the store, and returns its images for this machine, one for each name. An archive is a
 // tar of an OCI image layout, with what refers to its images, or one that
 // `docker save` of any engine since 1.10, or its like, has written; of one
 // that is both the layout counts. Blobs are kept as they came: the layers of

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"compress/bzip2"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 )
 
 // CopyBuffer is how many bytes are read and written at once.
@@ -22,7 +24,40 @@ const CopyBuffer = 256 << 10
 var (
 	GzipMagic = []byte{0x1f, 0x8b}
 	ZstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
+
+	bzip2Magic = []byte("BZh")
+	xzMagic    = []byte("\xfd7zXZ\x00")
 )
+
+// IsZstd reports whether bytes are the first of a zstd stream, which may begin
+// with a frame to be skipped: a table of contents, or padding.
+func IsZstd(magic []byte) bool {
+	return bytes.HasPrefix(magic, ZstdMagic) ||
+		len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.HasPrefix(magic[1:], []byte{0x2a, 0x4d, 0x18})
+}
+
+// DecompressArchive is Decompress, and undoes bzip2 and xz as well, in which
+// archives are kept and handed on. No registry has layers of these.
+func DecompressArchive(r io.Reader) (io.ReadCloser, error) {
+	br := bufio.NewReaderSize(r, CopyBuffer)
+	magic, err := br.Peek(len(xzMagic))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(magic, bzip2Magic):
+		return io.NopCloser(bzip2.NewReader(br)), nil
+	case bytes.HasPrefix(magic, xzMagic):
+		// Its dictionary may claim 4 GiB, but takes only as much memory as has
+		// come out.
+		zr, err := xz.NewReader(br)
+		if err != nil {
+			return nil, fmt.Errorf("xz: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		return io.NopCloser(zr), nil
+	}
+	return Decompress(br)
+}
 
 // Decompress undoes gzip or zstd, told apart by their first bytes: media types
 // are as good as the tool that wrote them, and archives have none.
@@ -39,7 +74,7 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 			return nil, fmt.Errorf("gzip: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		return zr, nil
-	case bytes.HasPrefix(magic, ZstdMagic):
+	case IsZstd(magic):
 		// A window over 128 MiB is for archives that are tuned to hurt.
 		zr, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
@@ -63,6 +98,9 @@ func Classify(err error) error {
 func isCorrupt(err error) bool {
 	var at flate.CorruptInputError
 	if errors.As(err, &at) {
+		return true
+	}
+	if _, ok := errors.AsType[bzip2.StructuralError](err); ok {
 		return true
 	}
 	for _, bad := range []error{
