@@ -76,6 +76,9 @@ func (r *remote) explain(err error) error {
 	case errors.Is(err, http.ErrSchemeMismatch):
 		e.words = "speaks HTTP and not HTTPS"
 		e.hint = "allow HTTP for this pull with --insecure, if you trust the network between"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		e.words = "breaks off its answer"
+		e.hint = "try again later: what has come is kept; or " + withoutRegistry
 	case request || transient(err):
 		e.words = "is not in reach"
 		e.hint = withoutRegistry + "; a proxy is taken from HTTPS_PROXY in the daemon's environment"

@@ -69,6 +69,7 @@ func connect(ctx context.Context, named reference.Named, opts PullOptions) (*rem
 	if !plain {
 		inner = httpsOnly{base}
 	}
+	inner = patient{inner}
 	r := &remote{host: host, close: base.CloseIdleConnections}
 	var rt http.RoundTripper
 	err = retry(ctx, func() error {
@@ -229,6 +230,9 @@ func (p *puller) fetchSome(ctx context.Context, part *partial) error {
 	}}
 	limited := &layer.LimitReader{R: body, Left: part.desc.Size - part.have, Why: "more bytes than its descriptor says"}
 	if _, err := io.CopyBuffer(part, limited, make([]byte, layer.CopyBuffer)); err != nil {
+		if limited.Left < 0 {
+			return fmt.Errorf("%s: %w", limited.Why, errdefs.ErrDataLoss)
+		}
 		return stalled(ctx, err)
 	}
 	if !part.whole() {

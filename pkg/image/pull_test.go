@@ -192,17 +192,19 @@ func TestPullToken(t *testing.T) {
 	if _, err := s.Pull(t.Context(), u.host+"/team/app", PullOptions{ConfigDir: t.TempDir()}); !errdefs.IsUnauthorized(err) {
 		t.Errorf("without credentials: %v", err)
 	}
-	config := t.TempDir()
-	auths, err := json.Marshal(map[string]any{"auths": map[string]any{u.host: authn.AuthConfig{Username: "ada", Password: "secret"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(config, "config.json"), auths, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Pull(t.Context(), u.host+"/team/app", PullOptions{ConfigDir: config}); err != nil {
+	if _, err := s.Pull(t.Context(), u.host+"/team/app", PullOptions{ConfigDir: dockerLogin(t, u.host)}); err != nil {
 		t.Error(err)
 	}
+}
+
+// dockerLogin is the folder of a docker configuration with Ada's password.
+func dockerLogin(t testing.TB, host string) string {
+	t.Helper()
+	config := t.TempDir()
+	auths, err := json.Marshal(map[string]any{"auths": map[string]any{host: authn.AuthConfig{Username: "ada", Password: "secret"}}})
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(config, "config.json"), auths, 0o600))
+	return config
 }
 
 // Plain HTTP goes to this machine only, whatever an answer redirects to.
