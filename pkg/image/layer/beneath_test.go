@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/sandboxlabs/sandbox/pkg/image/internal/tartest"
 )
 
@@ -114,10 +115,8 @@ func TestExtractLeavesDevicesOut(t *testing.T) {
 	}
 	defer plain.Close()
 	data := tartest.Of(t, dir("dev"), device("dev/sda", tar.TypeBlock, 8), device("dev/zero", tar.TypeChar, 0))
-	if err := ExtractPlain(bytes.NewReader(data), plain, PlainOptions{Limits: Limits{Files: 10, Bytes: 1}}); err != nil {
-		t.Error(err)
-	}
-	if got := strings.Join(listing(t, plain.Name()), " "); got != "dev" {
-		t.Errorf("plain tar: %s", got)
+	err = ExtractPlain(bytes.NewReader(data), plain, PlainOptions{Limits: Limits{Files: 10, Bytes: 1}})
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "device node 8:1") {
+		t.Errorf("what is being built: %v", err)
 	}
 }

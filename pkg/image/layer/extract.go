@@ -172,7 +172,7 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 		}
 		fallthrough
 	case tar.TypeBlock:
-		return x.leaveOut(dir, name, base)
+		return x.leaveOut(dir, name, base, hdr)
 	default:
 		return fmt.Errorf("unknown tar entry type %q: %w", hdr.Typeflag, errdefs.ErrInvalidArgument)
 	}
@@ -257,8 +257,13 @@ func (x *extractor) fill(fd int, hdr *tar.Header, own ids, content io.Reader) er
 }
 
 // leaveOut is for device nodes, which old base images have in /dev. A container
-// gets its own /dev; elsewhere a node would be a way to the host's devices.
-func (x *extractor) leaveOut(dir int, name, base string) error {
+// gets its own /dev; elsewhere a node would be a way to the host's devices. Who
+// builds an image is told, and can do without.
+func (x *extractor) leaveOut(dir int, name, base string, hdr *tar.Header) error {
+	if x.plain {
+		return fmt.Errorf("device node %d:%d: images may not bring devices, a container gets its own /dev: %w",
+			hdr.Devmajor, hdr.Devminor, errdefs.ErrInvalidArgument)
+	}
 	if x.devices == nil {
 		x.devices = map[string]bool{}
 	}
