@@ -218,6 +218,7 @@ func entriesOf(t *testing.T, layer []byte) (names []string) {
 func TestLayersRefuses(t *testing.T) {
 	for want, entries := range map[string][]tar.Header{
 		`entry "../x": path with ".."`:                          {file("../x", "1")},
+		`entry "out/f": a symlink leads out`:                    {symlink("out", "../.."), file("out/f", "1")},
 		`entry "a/f": symlinks go round in a circle`:            {symlink("a", "b"), symlink("b", "a"), file("a/f", "1")},
 		`entry "h": hard link to "g": no such file`:             {hardlink("h", "g")},
 		"more than 20 entries":                                  {file(strings.Repeat("d/", 30)+"f", "1")},

@@ -119,12 +119,11 @@ func (v *layersView) parent(name string, hops int) (*viewNode, string, error) {
 			if hops > 40 { // as many as the kernel follows (path_resolution(7))
 				return nil, "", fmt.Errorf("symlinks go round in a circle: %w", errdefs.ErrInvalidArgument)
 			}
-			// In the container every way up ends at the root.
-			rest := append([]string{"/", path.Dir(at), next.link}, parts[i+1:]...)
-			if path.IsAbs(next.link) {
-				rest[1] = ""
+			rest := path.Join(append([]string{path.Dir(at), next.link}, parts[i+1:]...)...)
+			if path.IsAbs(next.link) || rest == ".." || strings.HasPrefix(rest, "../") {
+				return nil, "", fmt.Errorf("a symlink leads out of the layer: %w", errdefs.ErrInvalidArgument)
 			}
-			return v.parent(path.Clean("./"+path.Join(rest...)), hops+1)
+			return v.parent(rest, hops+1)
 		}
 		if next == nil || !next.dir {
 			if v.entries++; v.entries > v.limit {

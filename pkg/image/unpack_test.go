@@ -112,6 +112,9 @@ func TestUnpackReplaces(t *testing.T) {
 }
 
 func TestUnpackRefusesHostileLayers(t *testing.T) {
+	device := func(flag byte, major int64) tar.Header {
+		return tar.Header{Typeflag: flag, Name: "dev/sda", Mode: 0o666, Devmajor: major, Devminor: 1}
+	}
 	owned := file("f", "1")
 	owned.Uid = 1<<32 - 1
 	negative := file("f", "1")
@@ -122,18 +125,29 @@ func TestUnpackRefusesHostileLayers(t *testing.T) {
 		entries []tar.Header
 		want    string
 	}{
+		{"absolute path", []tar.Header{file("/etc/passwd", "x")}, `entry "/etc/passwd": absolute path`},
 		{"path out", []tar.Header{file("../../etc/passwd", "x")}, `entry "../../etc/passwd": path with ".."`},
 		{"path out and in", []tar.Header{file("a/../b", "x")}, `path with ".."`},
+		{"absolute symlink", []tar.Header{symlink("out", "/etc"), file("out/passwd", "x")}, `entry "out/passwd": a symlink leads out`},
+		{"relative symlink", []tar.Header{symlink("out", "../../../../../.."), file("out/sbt", "x")}, `entry "out/sbt": a symlink leads out`},
+		{"symlinks in steps", []tar.Header{dir("d"), symlink("d/a", ".."), symlink("b", "d/a/.."), file("b/sbt", "x")}, `entry "b/sbt": a symlink leads out`},
+		{"symlink to magic link", []tar.Header{symlink("out", "/proc/self/root"), file("out/sbt", "x")}, "a symlink leads out"},
+		{"mkdir through symlink", []tar.Header{symlink("out", "/tmp"), dir("out/sbt-evil/x")}, "a symlink leads out"},
+		{"whiteout through symlink", []tar.Header{symlink("out", "/etc"), file("out/.wh.passwd", "")}, "a symlink leads out"},
+		{"opaque through symlink", []tar.Header{symlink("out", "/tmp"), file("out/.wh..wh..opq", "")}, "a symlink leads out"},
 		{"symlink circle", []tar.Header{symlink("a", "b"), symlink("b", "a"), file("a/f", "x")}, "in a circle"},
 		{"file as directory", []tar.Header{file("f", "x"), file("f/g", "x")}, "not a directory"},
 		{"whiteout of parent", []tar.Header{dir("d"), file("d/.wh...", "")}, `whiteout of ".."`},
 		{"whiteout of itself", []tar.Header{dir("d"), file("d/.wh..", "")}, `whiteout of "."`},
 		{"whiteout of nothing", []tar.Header{dir("d"), file("d/.wh.", "")}, `whiteout of ""`},
 		{"hard link out", []tar.Header{hardlink("f", "../../../etc/passwd")}, `entry "f": hard link to "../../../etc/passwd": path with ".."`},
-		{"hard link through symlink", []tar.Header{symlink("out", "/etc"), hardlink("f", "out/passwd")}, "no such file in this layer"},
+		{"absolute hard link", []tar.Header{hardlink("f", "/etc/passwd")}, "absolute path"},
+		{"hard link through symlink", []tar.Header{symlink("out", "/etc"), hardlink("f", "out/passwd")}, "a symlink leads out"},
 		{"hard link to nothing", []tar.Header{hardlink("f", "g")}, "no such file in this layer"},
 		{"hard link to directory", []tar.Header{dir("d"), hardlink("f", "d")}, "no such file in this layer"},
 		{"hard link to itself", []tar.Header{file("f", "x"), hardlink("f", "f")}, "no such file in this layer"},
+		{"block device", []tar.Header{device(tar.TypeBlock, 8)}, `entry "dev/sda": device node 8:1`},
+		{"character device", []tar.Header{device(tar.TypeChar, 1)}, "device node 1:1"},
 		{"owner -1", []tar.Header{owned}, "is no valid ID"},
 		{"negative owner", []tar.Header{negative}, "is no valid ID"},
 		{"root is a file", []tar.Header{file(".", "x")}, "the root is no directory"},

@@ -4,21 +4,22 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
 )
 
 // EntryPath is the cleaned name of a tar entry, relative to the root that it
-// is unpacked to; "." is the root itself. An absolute name, as some builders
-// write them, starts at that root too. Names with ".." are refused even where
-// they would lead back inside: no honest tool writes them.
+// is unpacked to; "." is the root itself. Absolute names and names with ".."
+// are refused even where they would lead back inside: no honest tool writes
+// them.
 func EntryPath(name string) (string, error) {
 	switch {
+	case name == "/":
+		return ".", nil
+	case strings.HasPrefix(name, "/"):
+		return "", fmt.Errorf("absolute path: %w", errdefs.ErrInvalidArgument)
 	case strings.IndexByte(name, 0) >= 0:
 		return "", fmt.Errorf("path with a NUL byte: %w", errdefs.ErrInvalidArgument)
 	case name == "":
@@ -29,10 +30,7 @@ func EntryPath(name string) (string, error) {
 			return "", fmt.Errorf("path with \"..\": %w", errdefs.ErrInvalidArgument)
 		}
 	}
-	if name = strings.TrimLeft(path.Clean(name), "/"); name == "" {
-		return ".", nil
-	}
-	return name, nil
+	return path.Clean(name), nil
 }
 
 // openParent opens the directory dir, and makes what is missing of it: tars
@@ -63,19 +61,6 @@ func (x *extractor) lookParent(dir string) (int, error) {
 }
 
 func (x *extractor) makeParent(dir string) (int, error) {
-	// A symlink may lead to what is not there yet. Nothing depends on this path
-	// but what is made: it is opened beneath the root again.
-	real, err := securejoin.SecureJoin(x.rootPath(), dir)
-	if err != nil {
-		return -1, fmt.Errorf("parent %s: %w", dir, err)
-	}
-	real, err = filepath.Rel(x.rootPath(), real)
-	if err != nil {
-		return -1, fmt.Errorf("parent %s: %w", dir, err)
-	}
-	if real != dir {
-		return x.openParent(real)
-	}
 	if err := x.charge(1, 0); err != nil {
 		return -1, err
 	}
@@ -113,8 +98,6 @@ func (x *extractor) makeParent(dir string) (int, error) {
 	return fd, nil
 }
 
-func (x *extractor) rootPath() string { return "/proc/self/fd/" + strconv.Itoa(x.root) }
-
 // forgetParent drops the cached directory; needed whenever an entry replaces
 // another, since the cached path may then lead elsewhere.
 func (x *extractor) forgetParent() {
@@ -127,7 +110,11 @@ func (x *extractor) forgetParent() {
 func (x *extractor) openBeneath(name string) (int, error) {
 	how := &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	if x.plain {
+		// What leads out of it by a symlink that was there before stays within.
+		how.Resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
 	}
 	for {
 		fd, err := unix.Openat2(x.root, name, how)
@@ -142,7 +129,7 @@ func (x *extractor) openBeneath(name string) (int, error) {
 func explainEscape(err error) error {
 	switch {
 	case errors.Is(err, unix.EXDEV):
-		return fmt.Errorf("it lies on another file system: %w: %w", err, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("a symlink leads out of the layer: %w: %w", err, errdefs.ErrInvalidArgument)
 	case errors.Is(err, unix.ELOOP):
 		return fmt.Errorf("symlinks go round in a circle: %w: %w", err, errdefs.ErrInvalidArgument)
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENAMETOOLONG), errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):

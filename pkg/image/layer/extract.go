@@ -24,9 +24,9 @@ type Limits struct {
 // extractor writes the entries of one tar below an open directory.
 //
 // The tar is hostile. No path of it is ever given to the kernel whole but to
-// openat2(2) with RESOLVE_IN_ROOT, for which, atomically, every symlink and
-// ".." ends at the root, as it will in the container; everything else works on
-// one name within the directory that this opened, and does not follow that name.
+// openat2(2) with RESOLVE_BENEATH, which refuses, atomically, every symlink
+// and ".." that would leave the root; everything else works on one name
+// within the directory that this opened, and does not follow that name.
 type extractor struct {
 	root   int // fd
 	limits Limits
@@ -41,7 +41,6 @@ type extractor struct {
 	whiteout   func(dir int, name string) error
 	whiteouts  []string        // by their paths, while they are made
 	opaque     map[string]bool // directories, likewise
-	devices    map[string]bool // those that were left out
 	replaced   bool            // an entry has replaced another
 	// plain: the tar is no layer's, but one that ExtractPlain was given.
 	plain bool
@@ -153,7 +152,6 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 	if strings.HasPrefix(base, WhiteoutPrefix) && !x.plain {
 		return x.applyWhiteout(dir, parentPath, base)
 	}
-	delete(x.devices, name)
 	switch hdr.Typeflag {
 	case tar.TypeDir:
 		return x.mkdir(dir, name, base, hdr, owner)
@@ -172,7 +170,8 @@ func (x *extractor) entry(hdr *tar.Header, content io.Reader) error {
 		}
 		fallthrough
 	case tar.TypeBlock:
-		return x.leaveOut(dir, name, base, hdr)
+		return fmt.Errorf("device node %d:%d: images may not bring devices, a container gets its own /dev: %w",
+			hdr.Devmajor, hdr.Devminor, errdefs.ErrInvalidArgument)
 	default:
 		return fmt.Errorf("unknown tar entry type %q: %w", hdr.Typeflag, errdefs.ErrInvalidArgument)
 	}
@@ -256,30 +255,12 @@ func (x *extractor) fill(fd int, hdr *tar.Header, own ids, content io.Reader) er
 	return fileMeta(fd, hdr, own)
 }
 
-// leaveOut is for device nodes, which old base images have in /dev. A container
-// gets its own /dev; elsewhere a node would be a way to the host's devices. Who
-// builds an image is told, and can do without.
-func (x *extractor) leaveOut(dir int, name, base string, hdr *tar.Header) error {
-	if x.plain {
-		return fmt.Errorf("device node %d:%d: images may not bring devices, a container gets its own /dev: %w",
-			hdr.Devmajor, hdr.Devminor, errdefs.ErrInvalidArgument)
-	}
-	if x.devices == nil {
-		x.devices = map[string]bool{}
-	}
-	x.devices[name] = true
-	return x.remove(dir, base)
-}
-
 // hardlink links a file of the same layer. Neither end follows a symlink: a
 // link to a symlink is a second name for the symlink.
 func (x *extractor) hardlink(dir int, base, target string) error {
 	name, err := EntryPath(target)
 	if err != nil {
 		return fmt.Errorf("hard link to %q: %w", target, err)
-	}
-	if x.devices[name] {
-		return x.remove(dir, base)
 	}
 	up, targetBase := path.Split(name)
 	from, err := x.openBeneath(path.Clean("./" + up))
