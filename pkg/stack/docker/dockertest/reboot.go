@@ -47,10 +47,12 @@ func reboot() error {
 	return err
 }
 
-// allGone waits until the other processes are only zombies.
+// allGone waits until the other processes are only zombies. One that waits for a
+// busy disk dies only when it has been served.
 func allGone() error {
-	for range 500 {
-		left := ""
+	left := ""
+	for range 6000 {
+		left = ""
 		stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 		for _, path := range stats {
 			b, err := os.ReadFile(path)
@@ -68,7 +70,7 @@ func allGone() error {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return errors.New("processes do not die")
+	return fmt.Errorf("a process does not die: %s", left)
 }
 
 // removeMounts takes away what was mounted below folders, the latest first.
