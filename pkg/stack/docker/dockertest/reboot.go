@@ -3,6 +3,7 @@ package dockertest
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,7 +52,10 @@ func reboot() error {
 // busy disk dies only when it has been served.
 func allGone() error {
 	left := ""
-	for range 6000 {
+	for i := range 6000 {
+		if i%100 == 0 {
+			thaw()
+		}
 		left = ""
 		stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 		for _, path := range stats {
@@ -71,6 +75,19 @@ func allGone() error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return fmt.Errorf("a process does not die: %s", left)
+}
+
+// thaw wakes what is frozen, by a pause or by a runtime that was killed while it
+// changed a container: of cgroup v1 it would not even die.
+func thaw() {
+	for _, root := range Cgroups(filepath.Base(engine.dir)) {
+		_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+			if err == nil && e.Name() == "freezer.state" {
+				_ = os.WriteFile(path, []byte("THAWED"), 0)
+			}
+			return nil
+		})
+	}
 }
 
 // removeMounts takes away what was mounted below folders, the latest first.
