@@ -118,6 +118,16 @@ func upperOf(t testing.TB, lower []string, change func(root string)) string {
 	return upper
 }
 
+// mountLower shows layers, top first, as one.
+func mountLower(t testing.TB, lower []string) string {
+	t.Helper()
+	merged := filepath.Join(tempDir(t), "merged")
+	mkdir(t, merged)
+	must(t, overlay.Mount(merged, lower, "", "", overlay.Options{}, nil))
+	t.Cleanup(func() { must(t, overlay.Unmount(merged, nil)) })
+	return merged
+}
+
 func mkdir(t testing.TB, path string) {
 	t.Helper()
 	if err := os.MkdirAll(path, 0o755); err != nil {

@@ -17,7 +17,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/sandboxlabs/sandbox/pkg/linux/overlay"
 	"golang.org/x/sys/unix"
 )
 
@@ -284,10 +283,7 @@ func TestUnpackLayerTwice(t *testing.T) {
 	img := importLayers(t, s, "app", twice, tarOf(t, file("f", "once"), file("g", "once")), twice)
 	lower, err := s.Unpack(t.Context(), img)
 	must(t, err)
-	merged := filepath.Join(tempDir(t), "merged")
-	mkdir(t, merged)
-	must(t, overlay.Mount(merged, lower, "", "", overlay.Options{}, nil))
-	defer overlay.Unmount(merged, nil)
+	merged := mountLower(t, lower)
 	if data, err := os.ReadFile(merged + "/f"); string(data) != "twice" || len(listing(t, merged)) != 1 {
 		t.Errorf("f is %q, %v; all: %v", data, err, listing(t, merged))
 	}
@@ -302,10 +298,7 @@ func TestUnpackOpaqueRoot(t *testing.T) {
 		tarOf(t, file("c", "3")))
 	lower, err := s.Unpack(t.Context(), img)
 	must(t, err)
-	merged := filepath.Join(tempDir(t), "merged")
-	mkdir(t, merged)
-	must(t, overlay.Mount(merged, lower, "", "", overlay.Options{}, nil))
-	defer overlay.Unmount(merged, nil)
+	merged := mountLower(t, lower)
 	if got, want := strings.Join(listing(t, merged), " "), "b c d"; got != want {
 		t.Errorf("image holds %s, want %s", got, want)
 	}

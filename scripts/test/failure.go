@@ -18,16 +18,16 @@ var message = regexp.MustCompile(`^ +([^ :]+\.go):([0-9]+): `)
 // a call of a helper counts as the former.
 func failure(pkg, output string) string {
 	const most = 1500
-	sources := map[string][]string{}
+	dir, sources := folder(pkg), map[string][]string{}
 	var b strings.Builder
 	told := false
 	for line := range strings.Lines(output) {
 		switch m := message.FindStringSubmatch(line); {
-		case strings.HasPrefix(strings.TrimSpace(line), "=== "), strings.HasPrefix(strings.TrimSpace(line), "--- "):
+		case framing(line):
 			told = false
 			continue
 		case m != nil:
-			told = !logged(sources, filepath.Join(folder(pkg), m[1]), m[2])
+			told = !logged(sources, filepath.Join(dir, m[1]), m[2])
 		case !strings.HasPrefix(line, " "): // a panic, what the test printed itself
 			told = true
 		}

@@ -195,13 +195,14 @@ func (r *report) summary() bool {
 	return failed == 0
 }
 
-// lastMessage is what a test said last, to skip as a rule, without its file and line and what the testing package writes.
+// lastMessage is what a test said last, to skip as a rule, without its file and
+// line and what the testing package writes.
 func lastMessage(output string) string {
 	const most = 300
 	reason := "no reason given"
 	for line := range strings.Lines(output) {
 		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "=== ") || strings.HasPrefix(line, "--- ") {
+		if line == "" || framing(line) {
 			continue
 		}
 		if place, message, ok := strings.Cut(line, ": "); ok && strings.Contains(place, ".go:") {
@@ -213,6 +214,13 @@ func lastMessage(output string) string {
 		reason = strings.ToValidUTF8(reason[:most], "") + "…"
 	}
 	return reason
+}
+
+// framing reports whether a line is the testing package's own, of the beginning
+// or the end of a test.
+func framing(line string) bool {
+	line = strings.TrimSpace(line)
+	return strings.HasPrefix(line, "=== ") || strings.HasPrefix(line, "--- ")
 }
 
 func indent(s string) string {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/sandboxlabs/sandbox/pkg/image/internal/tartest"
-	"github.com/sandboxlabs/sandbox/pkg/linux/overlay"
 )
 
 var (
@@ -93,14 +92,7 @@ func TestExtractWhiteouts(t *testing.T) {
 				x.close()
 				lower = append([]string{root}, lower...)
 			}
-			target := filepath.Join(tmp, "merged")
-			if err := os.Mkdir(target, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := overlay.Mount(target, lower, "", "", overlay.Options{}, nil); err != nil {
-				t.Fatal(err)
-			}
-			defer overlay.Unmount(target, nil)
+			target := mount(t, lower)
 			want := "again again/new both both/new d d/b file keep o o/new"
 			if got := strings.Join(listing(t, target), " "); got != want {
 				t.Errorf("merged: %s\nwant:   %s", got, want)

@@ -26,7 +26,13 @@ func merged(t *testing.T, layers ...[]byte) string {
 		}
 		lower = append([]string{root}, lower...)
 	}
-	target := filepath.Join(tmp, "merged")
+	return mount(t, lower)
+}
+
+// mount shows layers, top first, as one.
+func mount(t *testing.T, lower []string) string {
+	t.Helper()
+	target := filepath.Join(tempDir(t), "merged")
 	if err := os.Mkdir(target, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -204,7 +204,7 @@ func TestHosts(t *testing.T) {
 }
 
 func TestPack(t *testing.T) {
-	b, err := file{"/a/b/c", 0o644, []byte("content")}.pack()
+	b, err := pack(file{"/a/b/c", 0o644, []byte("content")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ import (
 // its hands.
 const abortPoll = 200 * time.Millisecond
 
-// createTries is how often a cluster is created; what a killed daemon has left
+// createTries is how often a cluster, or a template, is created; what a killed daemon has left
 // running makes one node, at most twice.
 const createTries = 3
 
@@ -79,18 +79,26 @@ func (u *up) undoNodes(ctx context.Context) error {
 // command docker that a daemon had started, before it was killed, goes on
 // without it. What it makes is removed.
 func (u *up) createAlone(ctx context.Context, image string, p stack.Progress) error {
+	return again(func() error { return u.create(ctx, image, p) }, func(refused error) error {
+		u.Log.Warn("a node was made by somebody else", zap.Error(refused))
+		have, err := u.find(ctx)
+		if err != nil {
+			return err
+		}
+		return u.remove(ctx, have.nodes)
+	})
+}
+
+// again creates what may be in the way of itself, for a daemon that was killed
+// had asked for it: then that is cleared away, and it is tried again.
+func again(create func() error, clear func(refused error) error) error {
 	for try := 1; ; try++ {
-		err := u.create(ctx, image, p)
+		err := create()
 		if !errdefs.IsConflict(err) || try == createTries {
 			return err
 		}
-		u.Log.Warn("a node was made by somebody else", zap.Error(err))
-		have, ferr := u.find(ctx)
-		if ferr != nil {
-			return errors.Join(err, ferr)
-		}
-		if rerr := u.remove(ctx, have.nodes); rerr != nil {
-			return errors.Join(err, rerr)
+		if cerr := clear(err); cerr != nil {
+			return errors.Join(err, cerr)
 		}
 	}
 }

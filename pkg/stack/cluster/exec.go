@@ -126,7 +126,7 @@ func (s *Stage) writeFile(ctx context.Context, n node, name string, content []by
 	if err != nil {
 		return err
 	}
-	packed, err := file{name, 0o644, content}.pack()
+	packed, err := pack(file{name, 0o644, content})
 	if err != nil {
 		return err
 	}

@@ -92,14 +92,12 @@ func (u *up) template(ctx context.Context) (name string, err error) {
 	defer func() {
 		err = errors.Join(err, removeContainer(context.WithoutCancel(ctx), c, made.ID, "container "+templateName))
 	}()
-	for _, f := range []file{{hostsFile, 0o644, hosts(registry)}, {getentFile, 0o755, getent}} {
-		packed, err := f.pack()
-		if err != nil {
-			return "", err
-		}
-		if err := c.CopyToContainer(ctx, made.ID, "/", packed, container.CopyToContainerOptions{}); err != nil {
-			return "", fmt.Errorf("copy %s to container %s: %w", f.name, templateName, err)
-		}
+	packed, err := pack(file{hostsFile, 0o644, hosts(registry)}, file{getentFile, 0o755, getent})
+	if err != nil {
+		return "", err
+	}
+	if err := c.CopyToContainer(ctx, made.ID, "/", packed, container.CopyToContainerOptions{}); err != nil {
+		return "", fmt.Errorf("copy files to container %s: %w", templateName, err)
 	}
 	// Without a config it has the container's, labels included.
 	if _, err := c.ContainerCommit(ctx, made.ID, container.CommitOptions{Reference: name}); err != nil {
@@ -110,24 +108,22 @@ func (u *up) template(ctx context.Context) (name string, err error) {
 
 // templateContainer makes the container of a template. One that is in the way may
 // have been asked for by a daemon that was killed, and be complete only now.
-func (u *up) templateContainer(ctx context.Context, c *client.Client, config *container.Config) (container.CreateResponse, error) {
-	for try := 1; ; try++ {
-		made, err := c.ContainerCreate(ctx, config, nil, nil, nil, templateName)
-		if err == nil {
-			return made, nil
+func (u *up) templateContainer(ctx context.Context, c *client.Client, config *container.Config) (made container.CreateResponse, err error) {
+	err = again(func() error {
+		made, err = c.ContainerCreate(ctx, config, nil, nil, nil, templateName)
+		if err != nil {
+			return fmt.Errorf("create container %s: %w", templateName, err)
 		}
-		if !errdefs.IsConflict(err) || try == createTries {
-			return made, fmt.Errorf("create container %s: %w", templateName, err)
-		}
+		return nil
+	}, func(error) error {
 		select {
 		case <-time.After(abortPoll):
+			return u.removeTemplates(ctx)
 		case <-ctx.Done():
-			return made, ctx.Err()
+			return ctx.Err()
 		}
-		if err := u.removeTemplates(ctx); err != nil {
-			return made, err
-		}
-	}
+	})
+	return made, err
 }
 
 // file is one for a node.
@@ -137,26 +133,28 @@ type file struct {
 	content []byte
 }
 
-// pack makes an archive of it, with the folders that lead to it, for
+// pack makes an archive of files, with the folders that lead to them, for
 // CopyToContainer.
-func (f file) pack() (*bytes.Buffer, error) {
+func pack(files ...file) (*bytes.Buffer, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	var dirs []string
-	for dir := path.Dir(f.name); dir != "/"; dir = path.Dir(dir) {
-		dirs = append([]string{dir}, dirs...)
-	}
 	now := time.Now().Truncate(time.Second)
-	for _, dir := range dirs {
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir[1:] + "/", Mode: 0o755, ModTime: now}); err != nil {
+	for _, f := range files {
+		var dirs []string
+		for dir := path.Dir(f.name); dir != "/"; dir = path.Dir(dir) {
+			dirs = append([]string{dir}, dirs...)
+		}
+		for _, dir := range dirs {
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir[1:] + "/", Mode: 0o755, ModTime: now}); err != nil {
+				return nil, err
+			}
+		}
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name[1:], Mode: f.mode, Size: int64(len(f.content)), ModTime: now}); err != nil {
 			return nil, err
 		}
-	}
-	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name[1:], Mode: f.mode, Size: int64(len(f.content)), ModTime: now}); err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(f.content); err != nil {
-		return nil, err
+		if _, err := w.Write(f.content); err != nil {
+			return nil, err
+		}
 	}
 	return &b, w.Close()
 }

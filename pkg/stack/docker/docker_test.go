@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -191,63 +190,6 @@ func TestService(t *testing.T) {
 	}
 	if err := e.Remove(t.Context(), "test", true); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// TestUnderWay: what Docker makes already, as a process had asked for that was
-// killed, is taken for what is wanted. Here others live and ask at once.
-func TestUnderWay(t *testing.T) {
-	e := newEngine(t)
-	stage := NewStage(e)
-	s := greeter(0)
-	s.Ports, s.Ready = nil, nil
-	defer func() {
-		_, err := do(t, stage.Down(api.DownOptions{Purge: true}))
-		if err := errors.Join(err, e.Remove(context.Background(), "test", true)); err != nil {
-			t.Error(err)
-		}
-	}()
-	for _, steps := range [][]stack.Step{stage.Up(api.UpOptions{}), run(e, s)} {
-		var wg sync.WaitGroup
-		for range 8 {
-			wg.Go(func() {
-				if _, err := do(t, steps); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		wg.Wait()
-	}
-}
-
-// TestReboot: what is frozen dies in a loss of power like all the rest, and runs
-// again after it.
-func TestReboot(t *testing.T) {
-	e := newEngine(t)
-	stage := NewStage(e)
-	c := dockertest.Client(t)
-	s := greeter(0)
-	s.Ports, s.Ready = nil, nil
-	defer func() {
-		_, err := do(t, stage.Down(api.DownOptions{Purge: true}))
-		if err := errors.Join(err, e.Remove(context.Background(), "test", true)); err != nil {
-			t.Error(err)
-		}
-	}()
-	for _, steps := range [][]stack.Step{stage.Up(api.UpOptions{}), run(e, s)} {
-		if _, err := do(t, steps); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := c.ContainerPause(t.Context(), "sandbox-greeter"); err != nil {
-		t.Fatal(err)
-	}
-	dockertest.Reboot(t)
-	if _, err := do(t, run(e, s)); err != nil {
-		t.Fatal(err)
-	}
-	if have, err := c.ContainerInspect(t.Context(), "sandbox-greeter"); err != nil || !have.State.Running || have.State.Paused {
-		t.Errorf("after it: %+v, %v", have.State, err)
 	}
 }
 

@@ -28,8 +28,9 @@ type User struct {
 const maxDatabase = 4 << 20
 
 // LookupUser resolves NAME|UID[:GROUP|GID] by the container's own /etc/passwd
-// and /etc/group, as docker does; "" is root, and ":GROUP" root in that group. Both are opened below rootfs, out
-// of which no symbolic link leads, and neither needs to exist.
+// and /etc/group, as docker does; "" is root, and ":GROUP" root in that group.
+// Both are opened below rootfs, out of which no symbolic link leads, and neither
+// needs to exist.
 //
 // An unknown name is errdefs.ErrInvalidArgument.
 func LookupUser(rootfs *os.File, spec string) (User, error) {
